@@ -1,0 +1,1 @@
+"""The torch side: checkpoint -> ONNX graphs -> engines -> bundle. Never imported by `runtime`."""

@@ -1,0 +1,23 @@
+"""One file a submodule: the wrapper that is traced, its tensors, the sizes it is checked at.
+
+`COMPONENTS` maps an engine's name to the function that makes its `Component` from a checkpoint; the order is the build's.
+"""
+
+from collections.abc import Callable
+
+from export.checkpoint import Checkpoint
+from export.components import clap, gpt2, hifigan, projection, t5, unet, vae
+from export.components.component import Component
+
+COMPONENTS: dict[str, Callable[[Checkpoint], Component]] = {
+    "text_encoder": clap.text_encoder,
+    "audio_encoder": clap.audio_encoder,
+    "text_encoder_2": t5.encoder,
+    "projection_model": projection.projection_model,
+    "language_model": gpt2.language_model,
+    "unet": unet.unet,
+    "vae_decoder": vae.decoder,
+    "vocoder": hifigan.vocoder,
+}
+
+__all__ = ["COMPONENTS", "Component"]

@@ -1,0 +1,63 @@
+"""What the export stage knows of a submodule."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from runtime.engine import TensorSpec
+
+Sizes = dict[str, int]
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Component:
+    """A torch module ready to be traced: positional inputs in the order of `inputs`, outputs in the order of `outputs`.
+
+    `draw(sizes, generator)` makes random inputs whose named axes have the given sizes. The first of `sizes` is the one
+    that is traced, so it holds the most general case; all are compared with the torch module. `grows_with` names the axis
+    that grows with the latent height, and by which factor.
+    """
+
+    module: torch.nn.Module
+    inputs: dict[str, TensorSpec]
+    outputs: dict[str, TensorSpec]
+    draw: Callable[[Sizes, torch.Generator], Tensors]
+    sizes: tuple[Sizes, ...]
+    grows_with: tuple[str, int] | None = None
+
+    def dynamic_axes(self) -> dict[str, dict[int, str]]:
+        """Axes whose size may vary, in the form that torch.onnx wants."""
+        tensors = {**self.inputs, **self.outputs}
+        return {
+            name: {
+                i: axis
+                for i, axis in enumerate(spec.axes)
+                if spec.min_shape[i] != spec.max_shape[i]
+            }
+            for name, spec in tensors.items()
+        }
+
+
+def tensor(dtype: str, **axes: int | tuple[int, int | None]) -> TensorSpec:
+    """A TensorSpec from its axes in order: a number is a fixed size, (low, high) a range, high None is no bound."""
+    ranges = [(size, size) if isinstance(size, int) else size for size in axes.values()]
+    return TensorSpec(
+        dtype=dtype,
+        axes=tuple(axes),
+        min_shape=tuple(low for low, _ in ranges),
+        max_shape=tuple(high for _, high in ranges),
+    )
+
+
+def normal(generator: torch.Generator, *shape: int) -> torch.Tensor:
+    """Standard normals."""
+    return torch.randn(*shape, generator=generator)
+
+
+def padding_mask(generator: torch.Generator, rows: int, length: int) -> torch.Tensor:
+    """Right-padded masks of random lengths, int64, (rows, length): at least one token a row, one row in full."""
+    lengths = torch.randint(1, length + 1, (rows, 1), generator=generator)
+    lengths[torch.randint(rows, (1,), generator=generator)] = length
+    return (torch.arange(length) < lengths).long()

@@ -1,0 +1,84 @@
+"""GPT2 with its key-value cache as named inputs and outputs: one graph for the prefill and for every later step."""
+
+import torch
+from transformers import DynamicCache, GPT2Model
+
+from export.checkpoint import Checkpoint
+from export.components.component import Component, Sizes, Tensors, normal, tensor
+
+
+class _Decoder(torch.nn.Module):
+    """One forward pass over new positions, given the cache of the earlier ones."""
+
+    def __init__(self, gpt2: GPT2Model) -> None:
+        super().__init__()
+        self.gpt2 = gpt2
+
+    def forward(
+        self, inputs_embeds: torch.Tensor, attention_mask: torch.Tensor, *past: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        cache = DynamicCache(list(zip(past[::2], past[1::2], strict=True)))
+        output = self.gpt2(
+            inputs_embeds=inputs_embeds,
+            attention_mask=_causal_bias(attention_mask, inputs_embeds),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        present = [tensor for layer in output.past_key_values.layers for tensor in (layer.keys, layer.values)]
+        return output.last_hidden_state, *present
+
+
+def _causal_bias(attention_mask: torch.Tensor, inputs_embeds: torch.Tensor) -> torch.Tensor:
+    """Additive mask (batch, 1, new, all): no position sees a later one or one that the mask leaves out.
+
+    The model's own mask depends on Python values of the lengths; this one traces.
+    """
+    total, new = attention_mask.shape[1], inputs_embeds.shape[1]
+    position = torch.arange(total)
+    causal = position[None, :] <= position[total - new :, None]  # (new, all)
+    seen = causal[None, None] & (attention_mask[:, None, None, :] == 1)
+    lowest = torch.finfo(inputs_embeds.dtype).min
+    return torch.where(seen, 0.0, lowest).to(inputs_embeds.dtype)
+
+
+def language_model(checkpoint: Checkpoint) -> Component:
+    """inputs_embeds (batch, new, width), attention_mask (batch, all), past_* -> last_hidden_state, present_*."""
+    gpt2 = checkpoint.load("language_model")
+    config = gpt2.config
+    width, heads, longest = config.n_embd, config.n_head, config.n_positions
+    batch, new, past, total = (1, None), (1, longest), (0, longest - 1), (1, longest)
+    cache = {"batch": batch, "heads": heads, "past": past, "head_width": width // heads}
+    names = [f"{kind}_{layer}" for layer in range(config.n_layer) for kind in ("key", "value")]
+
+    def draw(sizes: Sizes, generator: torch.Generator) -> Tensors:
+        rows, past_length, length = sizes["batch"], sizes["past"], sizes["new"]
+        mask = torch.randint(0, 2, (rows, past_length + length), generator=generator)
+        mask[:, 0] = 1
+        tensors = {"inputs_embeds": normal(generator, rows, length, width), "attention_mask": mask}
+        for name in names:
+            tensors[f"past_{name}"] = normal(generator, rows, heads, past_length, width // heads)
+        return tensors
+
+    return Component(
+        module=_Decoder(gpt2).eval(),
+        inputs={
+            "inputs_embeds": tensor("float32", batch=batch, new=new, width=width),
+            "attention_mask": tensor("int64", batch=batch, all=total),
+            **{f"past_{name}": tensor("float32", **cache) for name in names},
+        },
+        outputs={
+            "last_hidden_state": tensor("float32", batch=batch, new=new, width=width),
+            **{
+                f"present_{name}": tensor("float32", batch=batch, heads=heads, all=total, head_width=width // heads)
+                for name in names
+            },
+        },
+        draw=draw,
+        sizes=(
+            {"batch": 2, "past": 5, "new": 3},
+            {"batch": 1, "past": 0, "new": 1},
+            {"batch": 2, "past": 0, "new": 24},
+            {"batch": 3, "past": 24, "new": 1},
+            {"batch": 1, "past": 100, "new": 1},
+        ),
+    )

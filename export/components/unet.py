@@ -1,0 +1,78 @@
+"""The UNet: predicts the noise in the latents, conditioned on GPT2's and T5's states."""
+
+import torch
+from diffusers.models.attention_processor import AttnProcessor
+from diffusers.pipelines.audioldm2.modeling_audioldm2 import AudioLDM2UNet2DConditionModel
+
+from export.checkpoint import Checkpoint
+from export.components.component import Component, Sizes, Tensors, normal, padding_mask, tensor
+
+
+class _UNet(torch.nn.Module):
+    def __init__(self, unet: AudioLDM2UNet2DConditionModel) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        encoder_hidden_states_1: torch.Tensor,
+        encoder_attention_mask_1: torch.Tensor,
+    ) -> torch.Tensor:
+        return self.unet(
+            sample,
+            timestep,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_hidden_states_1=encoder_hidden_states_1,
+            encoder_attention_mask_1=encoder_attention_mask_1,
+            return_dict=False,
+        )[0]
+
+
+def unet(checkpoint: Checkpoint) -> Component:
+    """sample (batch, channels, height, mel), timestep (1,), both states and the second's mask -> noise_pred.
+
+    The first size is traced: its height is no multiple of the overall stride, which makes the reference pass each
+    upsampling its exact size. Traced so, the graph holds for every height; traced at a multiple it would not.
+    """
+    model = checkpoint.load("unet")
+    channels, mel = model.config.in_channels, checkpoint.audio().latent_width
+    first, second = checkpoint.config("language_model")["n_embd"], checkpoint.config("text_encoder_2")["d_model"]
+    new_tokens, longest = checkpoint.max_new_tokens(), checkpoint.tokenizer("tokenizer_2").max_length
+    typical = checkpoint.audio().default_latent_height
+    batch, height, tokens = (1, None), (1, None), (1, longest)
+
+    def draw(sizes: Sizes, generator: torch.Generator) -> Tensors:
+        rows = sizes["batch"]
+        return {
+            "sample": normal(generator, rows, channels, sizes["height"], mel),
+            "timestep": torch.randint(0, 1000, (1,), generator=generator).float(),
+            "encoder_hidden_states": normal(generator, rows, sizes["new_tokens"], first),
+            "encoder_hidden_states_1": normal(generator, rows, sizes["tokens"], second),
+            "encoder_attention_mask_1": padding_mask(generator, rows, sizes["tokens"]),
+        }
+
+    def size(rows: int, height: int, tokens: int, new: int = new_tokens) -> Sizes:
+        return {"batch": rows, "height": height, "tokens": tokens, "new_tokens": new}
+
+    model.set_attn_processor(AttnProcessor())  # plain matmul and softmax; sdpa traces its scale as shape arithmetic
+    return Component(
+        module=_UNet(model).eval(),
+        inputs={
+            "sample": tensor("float32", batch=batch, channels=channels, height=height, mel=mel),
+            "timestep": tensor("float32", one=1),
+            "encoder_hidden_states": tensor("float32", batch=batch, new_tokens=(1, None), width=first),
+            "encoder_hidden_states_1": tensor("float32", batch=batch, tokens=tokens, t5_width=second),
+            "encoder_attention_mask_1": tensor("int64", batch=batch, tokens=tokens),
+        },
+        outputs={
+            "noise_pred": tensor(
+                "float32", batch=batch, out_channels=model.config.out_channels, height=height, mel=mel
+            )
+        },
+        draw=draw,
+        sizes=(size(2, 21, 9), size(1, 1, 1), size(2, typical, 12), size(3, 13, 7), size(1, typical + 5, longest)),
+        grows_with=("height", 1),
+    )

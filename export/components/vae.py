@@ -1,0 +1,50 @@
+"""The VAE's decoder: latents to a log-mel spectrogram."""
+
+import torch
+from diffusers import AutoencoderKL
+from diffusers.models.attention_processor import AttnProcessor
+
+from export.checkpoint import Checkpoint
+from export.components.component import Component, Sizes, Tensors, normal, tensor
+
+
+class _Decoder(torch.nn.Module):
+    def __init__(self, vae: AutoencoderKL) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        return self.vae.decode(latents, return_dict=False)[0].squeeze(1)
+
+
+def decoder(checkpoint: Checkpoint) -> Component:
+    """latents (batch, channels, height, mel), divided by the scaling factor -> mel (batch, frames, mel_bins)."""
+    vae = checkpoint.load("vae")
+    vae.set_attn_processor(AttnProcessor())
+    del vae.encoder, vae.quant_conv
+    audio = checkpoint.audio()
+    batch = (1, None)
+
+    def draw(sizes: Sizes, generator: torch.Generator) -> Tensors:
+        shape = (sizes["batch"], audio.latent_channels, sizes["height"], audio.latent_width)
+        return {"latents": normal(generator, *shape) / audio.vae_scaling_factor}
+
+    return Component(
+        module=_Decoder(vae).eval(),
+        inputs={
+            "latents": tensor(
+                "float32", batch=batch, channels=audio.latent_channels, height=(1, None), mel=audio.latent_width
+            )
+        },
+        outputs={
+            "mel": tensor("float32", batch=batch, frames=(audio.vae_scale_factor, None), mel_bins=audio.mel_bins)
+        },
+        draw=draw,
+        sizes=(
+            {"batch": 2, "height": 21},
+            {"batch": 1, "height": 1},
+            {"batch": 1, "height": audio.default_latent_height},
+            {"batch": 3, "height": 13},
+        ),
+        grows_with=("height", 1),
+    )

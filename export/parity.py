@@ -1,0 +1,54 @@
+"""Every engine against its torch module, with fresh random inputs."""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from export.components import Component
+from export.errors import BuildError
+from runtime.bundle import ParityCheck
+from runtime.engine import Engine
+
+TOLERANCE = {"fp32": 1e-4}
+
+
+def check_parity(
+    name: str, component: Component, engine: Engine, tolerance: float, report: Callable[[str], None] = print
+) -> tuple[ParityCheck, ...]:
+    """Compare at all of the component's sizes. Returns the errors; raises BuildError at the first one above tolerance."""
+    checks = []
+    for sizes in component.sizes:
+        seed = torch.seed() % 2**31
+        error = compare(component, engine, sizes, seed)
+        shown = " ".join(f"{axis}={size}" for axis, size in sizes.items())
+        report(f"  {name}: {shown}: relative error {error:.1e}")
+        if not error <= tolerance:
+            raise BuildError(
+                f"{name}: relative error {error:.1e} at {shown} (seed {seed}) is above the tolerance {tolerance:.0e}"
+            )
+        checks.append(ParityCheck(sizes=sizes, relative_error=error))
+    return tuple(checks)
+
+
+def compare(component: Component, engine: Engine, sizes: dict[str, int], seed: int) -> float:
+    """Worst relative L2 error over the outputs for one random input."""
+    inputs = component.draw(sizes, torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        expected = component.module(*(inputs[key] for key in component.inputs))
+    expected = expected if isinstance(expected, tuple) else (expected,)
+    outputs = engine.run({key: np.ascontiguousarray(inputs[key].numpy()) for key in engine.inputs})
+    return max(
+        relative_error(outputs[key], value.numpy())
+        for key, value in zip(component.outputs, expected, strict=True)
+    )
+
+
+def relative_error(actual: npt.NDArray[np.generic], expected: npt.NDArray[np.generic]) -> float:
+    """||actual - expected|| / ||expected||, in float64; infinite for shapes that differ or a reference of zeros."""
+    if actual.shape != expected.shape:
+        return float("inf")
+    scale = float(np.linalg.norm(expected.astype(np.float64)))
+    difference = float(np.linalg.norm(actual.astype(np.float64) - expected.astype(np.float64)))
+    return difference / scale if scale else (float("inf") if difference else 0.0)

@@ -1,0 +1,64 @@
+"""Waveforms to files: WAV (16-bit PCM or float) and FLAC, with a stated clip policy."""
+
+import logging
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+from runtime.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+EXTENSIONS = (".wav", ".flac")
+SILENCE_PEAK = 1e-4  # -80 dBFS: below this a render is reported as silent
+
+
+def check_output(path: Path, *, as_float: bool = False) -> None:
+    """Raise InputError unless a file of this name can be written: extension, folder, permission."""
+    if path.suffix.lower() not in EXTENSIONS:
+        raise InputError(f"output '{path}': the extension must be {' or '.join(EXTENSIONS)}")
+    if as_float and path.suffix.lower() == ".flac":
+        raise InputError(f"output '{path}': FLAC holds no floating point; use .wav with --float")
+    if path.is_dir():
+        raise InputError(f"output '{path}' is a folder")
+    if not path.parent.is_dir():
+        raise InputError(f"output '{path}': folder '{path.parent}' does not exist")
+    if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+        raise InputError(f"output '{path}' is not writable")
+
+
+def write_audio(
+    path: Path, waveform: npt.NDArray[np.float32], sample_rate_hz: int, *, as_float: bool = False
+) -> None:
+    """Write one waveform, shape (samples,). The file appears whole or not at all.
+
+    Integer formats hold -1 to 1: a louder waveform is scaled down to fit, with a warning, never clipped; nothing is
+    ever amplified. Float files keep the samples as they are. Raises InputError if the file cannot be written.
+    """
+    check_output(path, as_float=as_float)
+    peak = float(np.abs(waveform).max(initial=0.0))
+    if peak < SILENCE_PEAK:
+        logger.warning("the render is silent: its peak is %.1e", peak)
+    if peak > 1.0 and not as_float:
+        logger.warning("peak %.2f is beyond full scale: scaled by %.3f to fit (use --float to keep it)", peak, 1 / peak)
+        waveform = waveform / peak
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    try:
+        soundfile.write(partial, waveform, sample_rate_hz, subtype="FLOAT" if as_float else "PCM_16")
+        os.chmod(partial, 0o666 & ~_umask())
+        os.replace(partial, path)
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise InputError(f"output '{path}' could not be written: {error}") from error
+    finally:
+        Path(partial).unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

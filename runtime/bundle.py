@@ -1,0 +1,263 @@
+"""A bundle: a folder with `manifest.json`, one engine a submodule and the tokenizers. Schema, reading, checking.
+
+`export` writes bundles through this module, so that there is one definition of what a bundle is.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import msgspec
+
+from runtime.engine import Engine, TensorSpec, load_engine
+from runtime.errors import BundleError
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+ENGINES_FOLDER = "engines"
+ENGINES_VARIABLE = "TRT_AUDIOLDM2_ENGINES"
+
+
+class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Frozen, and strict about unknown fields."""
+
+
+class FileSpec(_Part):
+    """A file of the bundle: a relative name inside it, its size and hash."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+
+
+class ParityCheck(_Part):
+    """One comparison of an engine with its torch module: sizes of the named axes, worst relative L2 error of any output."""
+
+    sizes: dict[str, int]
+    relative_error: float
+
+
+class EngineSpec(_Part):
+    """One engine: its files (the first is the one to open), how it runs, what it takes and gives, how exact it is.
+
+    `activation_bytes` are the coefficients c0, c1, c2 of the peak memory of one row: c0 + c1 h + c2 h^2 for latent height
+    h; empty where memory does not grow with it.
+    """
+
+    files: tuple[FileSpec, ...]
+    backend: str
+    precision: str
+    inputs: dict[str, TensorSpec]
+    outputs: dict[str, TensorSpec]
+    activation_bytes: tuple[float, ...]
+    tolerance: float
+    parity: tuple[ParityCheck, ...]
+
+
+class TokenizerSpec(_Part):
+    """A `tokenizer.json` with the two numbers that it lacks. Longer texts are cut at `max_length` tokens."""
+
+    file: FileSpec
+    max_length: int
+    pad_token_id: int
+
+
+class FeatureExtractorSpec(_Part):
+    """What turns audio into CLAP's log-mel features; fields of ClapFeatureExtractor with their units."""
+
+    sample_rate_hz: int
+    fft_samples: int
+    hop_samples: int
+    mel_bins: int
+    min_frequency_hz: float
+    max_frequency_hz: float
+    max_samples: int
+    padding: str
+
+
+class CheckpointSpec(_Part):
+    """Where the weights came from."""
+
+    id: str
+    revision: str | None
+    weights_sha256: str
+
+
+class AudioSpec(_Part):
+    """Numbers of the audio side. One latent row is `vae_scale_factor` mel frames of `hop_samples` samples each."""
+
+    sample_rate_hz: int
+    hop_samples: int
+    mel_bins: int
+    latent_channels: int
+    default_latent_height: int
+    vae_scale_factor: int
+    vae_scaling_factor: float
+
+    @property
+    def latent_width(self) -> int:
+        """Width of the latents: mel bins by the VAE's scale factor."""
+        return self.mel_bins // self.vae_scale_factor
+
+
+class Manifest(_Part):
+    """All that the runtime needs to know of a checkpoint."""
+
+    schema: int
+    checkpoint: CheckpointSpec
+    versions: dict[str, str]
+    audio: AudioSpec
+    max_new_tokens: int
+    scheduler: dict[str, Any]
+    feature_extractor: FeatureExtractorSpec
+    tokenizers: dict[str, TokenizerSpec]
+    engines: dict[str, EngineSpec]
+
+    def files(self) -> Iterator[FileSpec]:
+        """Every file of the bundle but the manifest."""
+        for tokenizer in self.tokenizers.values():
+            yield tokenizer.file
+        for engine in self.engines.values():
+            yield from engine.files
+
+
+class Bundle:
+    """A bundle on disk. Construct with `Bundle.read`."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder, self.manifest = folder, manifest
+
+    @classmethod
+    def read(cls, folder: str | os.PathLike[str]) -> "Bundle":
+        """Read and check the manifest, and that every file is there in full. Hashes are checked when a file is opened.
+
+        Raises BundleError with what is wrong and the command that mends it.
+        """
+        folder = Path(folder)
+        bundle = cls(folder, _read_manifest(folder))
+        for file in bundle.manifest.files():
+            bundle._check_presence(file)
+        return bundle
+
+    @property
+    def rebuild_command(self) -> str:
+        """The command that makes this bundle anew."""
+        return f"python -m export build --checkpoint {self.manifest.checkpoint.id} --out {self.folder}"
+
+    def path(self, file: FileSpec) -> Path:
+        """Return the path of one of the bundle's files after checking its hash. Raises BundleError if it was altered."""
+        path = self._check_presence(file)
+        with path.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if found != file.sha256:
+            raise BundleError(
+                f"{path} was altered: its SHA-256 is {found[:12]}..., the manifest has {file.sha256[:12]}...; "
+                f"rebuild: {self.rebuild_command}"
+            )
+        return path
+
+    def open(self, name: str, device: str = "cpu") -> Engine:
+        """Check and load one engine. Raises BundleError for a damaged file, EngineError if it cannot run here."""
+        spec = self.manifest.engines.get(name)
+        if spec is None:
+            has = ", ".join(sorted(self.manifest.engines))
+            raise BundleError(f"{self.folder} has no engine '{name}' (it has {has}); rebuild: {self.rebuild_command}")
+        paths = [self.path(file) for file in spec.files]
+        return load_engine(paths[0], backend=spec.backend, inputs=spec.inputs, outputs=spec.outputs, device=device)
+
+    def _check_presence(self, file: FileSpec) -> Path:
+        name = PurePosixPath(file.name)
+        path = self.folder / name
+        if name.is_absolute() or ".." in name.parts or not path.resolve().is_relative_to(self.folder.resolve()):
+            raise BundleError(f"{self.folder / MANIFEST}: file name '{file.name}' leaves the bundle; do not use it")
+        if not path.is_file():
+            raise BundleError(f"{path} is missing; rebuild: {self.rebuild_command}")
+        if path.stat().st_size != file.size_bytes:
+            raise BundleError(
+                f"{path} has {path.stat().st_size} bytes, the manifest says {file.size_bytes}; "
+                f"rebuild: {self.rebuild_command}"
+            )
+        return path
+
+
+class OpenEngines(Mapping[str, Engine]):
+    """The engines of a bundle by name, each loaded at its first use."""
+
+    def __init__(self, bundle: Bundle, device: str) -> None:
+        self._bundle, self._device = bundle, device
+        self._open: dict[str, Engine] = {}
+
+    def __getitem__(self, name: str) -> Engine:
+        if name not in self._open:
+            self._open[name] = self._bundle.open(name, self._device)
+        return self._open[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._bundle.manifest.engines)
+
+    def __len__(self) -> int:
+        return len(self._bundle.manifest.engines)
+
+    def open(self, *names: str) -> None:
+        """Load the named engines now."""
+        for name in names:
+            self[name]
+
+    def close(self) -> None:
+        """Free every engine; a later use loads it again."""
+        while self._open:
+            self._open.popitem()[1].close()
+
+
+def describe_file(folder: Path, name: str) -> FileSpec:
+    """Measure a file for the manifest."""
+    path = folder / name
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return FileSpec(name=name, size_bytes=path.stat().st_size, sha256=digest)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `manifest.json` into `folder`, for people too: indented, in the order of the fields."""
+    (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
+
+
+def find_bundle(engines: str | None, environment: Mapping[str, str]) -> Path:
+    """The bundle to use: as asked, else by TRT_AUDIOLDM2_ENGINES, else the only one under `engines/`.
+
+    Raises BundleError with the build command if there is none, or with their names if there are several.
+    """
+    asked = engines or environment.get(ENGINES_VARIABLE)
+    if asked:
+        return Path(asked)
+    found = sorted(path.parent for path in Path(ENGINES_FOLDER).glob(f"[!.]*/{MANIFEST}"))
+    if not found:
+        raise BundleError(
+            f"no bundle under {ENGINES_FOLDER}/; build one: python -m export build --checkpoint cvssp/audioldm2 "
+            "(or --checkpoint demo to try without a download)"
+        )
+    if len(found) > 1:
+        names = ", ".join(str(path) for path in found)
+        raise BundleError(f"several bundles: {names}; choose one with --engines or {ENGINES_VARIABLE}")
+    return found[0]
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST
+    rebuild = f"rebuild it: python -m export build --checkpoint ID_OR_FOLDER --out {folder}"
+    try:
+        raw = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise BundleError(f"{folder} is no bundle (it has no {MANIFEST}); {rebuild}") from None
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path} cannot be read: {error}; {rebuild}") from error
+    schema = raw.get("schema") if isinstance(raw, dict) else None
+    if schema != SCHEMA:
+        raise BundleError(f"{path} has schema {schema!r}, this version reads schema {SCHEMA}; {rebuild}")
+    try:
+        return msgspec.convert(raw, Manifest)
+    except msgspec.ValidationError as error:
+        raise BundleError(f"{path} is not a valid manifest: {error}; {rebuild}") from error

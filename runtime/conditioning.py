@@ -1,0 +1,154 @@
+"""Prompt to conditioning: tokens, CLAP and T5 states, their projection, GPT2's new embeddings."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from runtime.bundle import TokenizerSpec
+from runtime.engine import Array, Engine
+from runtime.errors import NumericsError
+
+logger = logging.getLogger(__name__)
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the UNet is conditioned on, one row a waveform."""
+
+    prompt_embeds: Array  # (rows, tokens, T5 width)
+    attention_mask: Array  # (rows, tokens), int64: 1 where there is a token
+    generated_prompt_embeds: Array  # (rows, new tokens, GPT2 width)
+
+    @classmethod
+    def batch(cls, prompts: "list[Conditioning]", repeats: int) -> "Conditioning":
+        """Stack prompts into one batch, each row `repeats` times.
+
+        Rows are in the UNet's order: all negative ones, then all positive ones. Shorter prompts are padded and masked.
+        """
+        longest = max(prompt.attention_mask.shape[1] for prompt in prompts)
+
+        def stack(arrays: list[Array]) -> Array:
+            rows = np.stack(arrays, axis=1)  # (guided pair, prompts, ...)
+            return np.repeat(rows.reshape(-1, *rows.shape[2:]), repeats, axis=0)
+
+        def pad(array: Array) -> Array:  # along the tokens
+            return np.pad(array, [(0, 0), (0, longest - array.shape[1])] + [(0, 0)] * (array.ndim - 2))
+
+        return cls(
+            prompt_embeds=stack([pad(prompt.prompt_embeds) for prompt in prompts]),
+            attention_mask=stack([pad(prompt.attention_mask) for prompt in prompts]),
+            generated_prompt_embeds=stack([prompt.generated_prompt_embeds for prompt in prompts]),
+        )
+
+
+class TextTokenizer:
+    """A `tokenizer.json`, with truncation as the reference's tokenizers do it: special tokens stay."""
+
+    def __init__(self, path: Path, spec: TokenizerSpec) -> None:
+        self._tokenizer = Tokenizer.from_file(str(path))
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._max_length, self._pad = spec.max_length, spec.pad_token_id
+
+    def ids(self, text: str, max_length: int | None = None) -> list[int]:
+        """Token ids with special tokens, at most `max_length` of them; by default the model's own limit, with a warning."""
+        encoding = self._tokenizer.encode(text)
+        limit = max_length or self._max_length
+        if len(encoding.ids) <= limit:
+            return list(encoding.ids)
+        mask = encoding.special_tokens_mask
+        closing = next((i for i, special in enumerate(reversed(mask)) if not special), len(mask))
+        body, tail = encoding.ids[: len(mask) - closing], encoding.ids[len(mask) - closing :]
+        keep = max(limit - closing, 0)
+        if max_length is None:
+            cut = self._tokenizer.decode(body[keep:])
+            logger.warning("the prompt is cut at %d tokens; dropped: %r", limit, cut.strip())
+        return list(body[:keep] + tail)
+
+    def pad(self, rows: list[list[int]]) -> tuple[Ints, Ints]:
+        """Right-pad to the longest row. Returns ids and mask, each (rows, longest), int64."""
+        longest = max(len(row) for row in rows)
+        ids = np.full((len(rows), longest), self._pad, np.int64)
+        mask = np.zeros((len(rows), longest), np.int64)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)], mask[i, : len(row)] = row, 1
+        return ids, mask
+
+
+class PromptEncoder:
+    """Runs the four text engines. Each prompt is encoded with its own negative prompt alone, so that no prompt's sound
+    depends on what else is in the batch."""
+
+    def __init__(self, engines: Mapping[str, Engine], tokenizers: Mapping[str, TextTokenizer]) -> None:
+        self._engines, self._tokenizers = engines, tokenizers
+
+    def encode(self, prompt: str, negative_prompt: str | None, max_new_tokens: int) -> Conditioning:
+        """Encode one prompt. With a negative prompt there are two rows, the negative one first.
+
+        Padding as in the reference: the negative prompt's T5 ids are cut or padded to the prompt's length. CLAP's are
+        padded to the longer of the two, not to 512: its pooled vector does not depend on right padding.
+        """
+        t5 = self._tokenizers["text_encoder_2"]
+        rows = [t5.ids(prompt)]
+        if negative_prompt is not None:
+            rows.insert(0, t5.ids(negative_prompt, max_length=len(rows[0])))
+        ids, mask = t5.pad(rows)  # (rows, tokens)
+        texts = [prompt] if negative_prompt is None else [negative_prompt, prompt]
+        clap = self.text_embeds(texts)[:, None]  # (rows, 1, CLAP width)
+        states = self._run("text_encoder_2", input_ids=ids, attention_mask=mask)["last_hidden_state"]
+        projected = self._run(
+            "projection_model",
+            hidden_states=clap,
+            attention_mask=np.ones((len(texts), 1), np.int64),
+            hidden_states_1=states,
+            attention_mask_1=mask,
+        )
+        generated = self.generate(
+            projected["projected_states"], projected["projected_mask"], max_new_tokens=max_new_tokens
+        )
+        return Conditioning(prompt_embeds=states, attention_mask=mask, generated_prompt_embeds=generated)
+
+    def text_embeds(self, texts: list[str]) -> Array:
+        """CLAP's text embeddings of unit length, (texts, width)."""
+        clap = self._tokenizers["text_encoder"]
+        ids, mask = clap.pad([clap.ids(text) for text in texts])
+        return self._run("text_encoder", input_ids=ids, attention_mask=mask)["text_embeds"]
+
+    def generate(self, inputs_embeds: Array, attention_mask: Array, max_new_tokens: int) -> Array:
+        """GPT2's next embeddings, (rows, max_new_tokens, width): each is the last hidden state, fed back.
+
+        `inputs_embeds` (rows, length, width), `attention_mask` (rows, length). The first run has an empty past.
+        """
+        engine = self._engines["language_model"]
+        rows = len(inputs_embeds)
+        past = {
+            name: np.zeros((rows, spec.min_shape[1], 0, spec.min_shape[3]), spec.dtype)
+            for name, spec in engine.inputs.items()
+            if name.startswith("past_")
+        }
+        mask, new = attention_mask, []
+        for _ in range(max_new_tokens):
+            outputs = self._run("language_model", inputs_embeds=inputs_embeds, attention_mask=mask, **past)
+            inputs_embeds = np.ascontiguousarray(outputs["last_hidden_state"][:, -1:])  # (rows, 1, width)
+            new.append(inputs_embeds)
+            past = {name: outputs[name.replace("past_", "present_")] for name in past}
+            mask = np.concatenate([mask, np.ones((rows, 1), mask.dtype)], axis=1)
+        return np.concatenate(new, axis=1)
+
+    def _run(self, name: str, **feeds: Array) -> Mapping[str, Array]:
+        outputs = self._engines[name].run(feeds)
+        return {key: ensure_finite(f"{name} ({key})", array) for key, array in outputs.items()}
+
+
+def ensure_finite(stage: str, array: Array) -> Array:
+    """Return `array`, or raise NumericsError naming the stage if any of it is NaN or Inf."""
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise NumericsError(f"{stage} produced NaN or Inf: the run was stopped")
+    return array

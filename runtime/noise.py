@@ -1,0 +1,66 @@
+"""Seeded normals equal to PyTorch's CPU generator, so that one seed gives the reference's own latents."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.errors import InputError
+
+_BLOCK = 16  # torch fills normals in blocks of 16: 8 radii, then 8 angles
+_TWO_PI = np.float32(2 * np.pi)
+
+
+class TorchGenerator:
+    """`torch.Generator("cpu").manual_seed(seed)`: consecutive `randn` calls continue one stream.
+
+    MT19937, 24-bit uniforms, Box-Muller over blocks of 16. As in torch only the low 32 bits of the seed count.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._bits = np.random.MT19937()
+        self._bits.state = np.random.RandomState(seed & 0xFFFFFFFF).get_state(legacy=False)
+
+    def randn(self, shape: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Return `torch.randn(shape, generator=self)`, float32, equal to within one unit in the last place.
+
+        Raises InputError below 16 elements, where torch takes another path.
+        """
+        size = int(np.prod(shape))
+        if size < _BLOCK:
+            raise InputError(f"seeded noise needs at least {_BLOCK} elements, got shape {tuple(shape)}")
+        uniforms = self._uniform(size)
+        whole = size - size % _BLOCK
+        normals = np.empty(size, np.float32)
+        normals[:whole] = _box_muller(uniforms[:whole])
+        if whole < size:  # torch draws the last 16 values anew
+            normals[-_BLOCK:] = _box_muller(self._uniform(_BLOCK))
+        return normals.reshape(shape)
+
+    def _uniform(self, count: int) -> npt.NDArray[np.float32]:
+        return (self._bits.random_raw(count) & 0xFFFFFF).astype(np.float32) * np.float32(2**-24)
+
+
+class SeededNoise:
+    """Noise for a batch: one stream for the whole batch, or one a row when there are as many seeds as rows."""
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self._generators = [TorchGenerator(seed) for seed in seeds]
+
+    def randn(self, shape: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Standard normals of `shape` (rows first), float32.
+
+        Raises InputError when there are several seeds and not one a row.
+        """
+        if len(self._generators) == 1:
+            return self._generators[0].randn(shape)
+        if len(self._generators) != shape[0]:
+            raise InputError(f"{len(self._generators)} seeds for {shape[0]} waveforms: give one, or one a waveform")
+        return np.stack([generator.randn(shape[1:]) for generator in self._generators])
+
+
+def _box_muller(uniforms: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    blocks = uniforms.reshape(-1, 2, _BLOCK // 2)  # (blocks, radius | angle, 8)
+    radius = np.sqrt(np.float32(-2) * np.log(1 - blocks[:, 0]))
+    angle = _TWO_PI * blocks[:, 1]
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).reshape(-1)
