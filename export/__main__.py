@@ -82,7 +82,9 @@ def _inspect(options: argparse.Namespace) -> None:
 
 
 def _bundle_name(checkpoint: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", Path(checkpoint).resolve().name if Path(checkpoint).is_dir() else checkpoint.split("/")[-1])
+    return re.sub(
+        r"[^\w.-]+", "-", Path(checkpoint).resolve().name if Path(checkpoint).is_dir() else checkpoint.split("/")[-1]
+    )
 
 
 def _quiet_libraries() -> None:

@@ -137,8 +137,9 @@ class Checkpoint:
         """CLAP's feature extractor. Raises CheckpointError for the fusion variant, which AudioLDM2 does not use."""
         config = self._json("feature_extractor/preprocessor_config.json")
         if config.get("truncation", "fusion") != "rand_trunc":
-            raise CheckpointError(f"{self.id}: feature_extractor has truncation {config.get('truncation')!r}; "
-                                  "supported: 'rand_trunc'")
+            raise CheckpointError(
+                f"{self.id}: feature_extractor has truncation {config.get('truncation')!r}; supported: 'rand_trunc'"
+            )
         rate = config.get("sampling_rate", 48_000)
         return FeatureExtractorSpec(
             sample_rate_hz=rate,
@@ -165,12 +166,16 @@ class Checkpoint:
             files = sorted((self.folder / part).glob(f"*{suffix}"))
             if files:
                 return files
-        raise CheckpointError(f"{self.id}: {part} has no weights: neither .safetensors nor .bin in {self.folder / part}")
+        raise CheckpointError(
+            f"{self.id}: {part} has no weights: neither .safetensors nor .bin in {self.folder / part}"
+        )
 
     @staticmethod
     def _options(cls: type) -> dict[str, Any]:
         # sdpa decomposes into shape-dependent nodes when traced; eager attention is plain matmul and softmax
-        return {"attn_implementation": "eager"} if issubclass(cls, PreTrainedModel) and cls is not SpeechT5HifiGan else {}
+        return (
+            {"attn_implementation": "eager"} if issubclass(cls, PreTrainedModel) and cls is not SpeechT5HifiGan else {}
+        )
 
     def _json(self, name: str) -> dict[str, Any]:
         path = self.folder / name

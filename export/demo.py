@@ -72,8 +72,16 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "num_heads": 4,
         "feed_forward_proj": "gated-gelu",
     },
-    "gpt2": {"vocab_size": 64, "n_embd": 48, "n_layer": 3, "n_head": 4, "n_positions": 1024, "max_new_tokens": 8,
-             "bos_token_id": None, "eos_token_id": None},
+    "gpt2": {
+        "vocab_size": 64,
+        "n_embd": 48,
+        "n_layer": 3,
+        "n_head": 4,
+        "n_positions": 1024,
+        "max_new_tokens": 8,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    },
     "unet": {
         "sample_size": 256,
         "in_channels": 8,

@@ -3,7 +3,6 @@
 import fnmatch
 from pathlib import Path
 
-import httpx
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -18,7 +17,7 @@ from huggingface_hub.errors import (
 from export.errors import CheckpointError
 
 _SMALL_FILES = ("*.json", "*.txt", "*.model")  # configs, indices and tokenizers
-_UNREACHABLE = (OfflineModeIsEnabled, LocalEntryNotFoundError, httpx.TransportError, HfHubHTTPError)
+_UNREACHABLE = (OfflineModeIsEnabled, LocalEntryNotFoundError, HfHubHTTPError)
 
 
 def fetch(identifier: str, revision: str | None = None) -> tuple[Path, str]:

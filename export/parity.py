@@ -40,8 +40,7 @@ def compare(component: Component, engine: Engine, sizes: dict[str, int], seed: i
     expected = expected if isinstance(expected, tuple) else (expected,)
     outputs = engine.run({key: np.ascontiguousarray(inputs[key].numpy()) for key in engine.inputs})
     return max(
-        relative_error(outputs[key], value.numpy())
-        for key, value in zip(component.outputs, expected, strict=True)
+        relative_error(outputs[key], value.numpy()) for key, value in zip(component.outputs, expected, strict=True)
     )
 
 

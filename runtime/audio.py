@@ -31,9 +31,7 @@ def check_output(path: Path, *, as_float: bool = False) -> None:
         raise InputError(f"output '{path}' is not writable")
 
 
-def write_audio(
-    path: Path, waveform: npt.NDArray[np.float32], sample_rate_hz: int, *, as_float: bool = False
-) -> None:
+def write_audio(path: Path, waveform: npt.NDArray[np.float32], sample_rate_hz: int, *, as_float: bool = False) -> None:
     """Write one waveform, shape (samples,). The file appears whole or not at all.
 
     Integer formats hold -1 to 1: a louder waveform is scaled down to fit, with a warning, never clipped; nothing is

@@ -124,15 +124,15 @@ class AudioLDM2Pipeline:
     def _predict(self, sample: Array, timestep: int, conditioning: Conditioning, request: Request) -> Array:
         """The model's output at `sample`, (rows, channels, height, width), guided if the request is."""
         guided = request.negative_prompts is not None
-        outputs = self._engines["unet"].run(
-            {
-                "sample": np.concatenate([sample, sample]) if guided else sample,
-                "timestep": np.asarray([timestep], np.int64),
-                "encoder_hidden_states": conditioning.generated_prompt_embeds,
-                "encoder_hidden_states_1": conditioning.prompt_embeds,
-                "encoder_attention_mask_1": conditioning.attention_mask,
-            }
-        )
+        unet = self._engines["unet"]
+        feeds = {
+            "sample": np.concatenate([sample, sample]) if guided else sample,
+            "timestep": np.asarray([timestep], np.float32),
+            "encoder_hidden_states": conditioning.generated_prompt_embeds,
+            "encoder_hidden_states_1": conditioning.prompt_embeds,
+            "encoder_attention_mask_1": conditioning.attention_mask,
+        }
+        outputs = unet.run({name: feeds[name] for name in unet.inputs})  # some UNets attend to the first states only
         output = ensure_finite(f"unet (timestep {timestep})", outputs["noise_pred"])
         if not guided:
             return output
@@ -151,9 +151,7 @@ class AudioLDM2Pipeline:
         count = request.num_waveforms_per_prompt
         texts = np.repeat(self._encoder.text_embeds(list(request.prompts)), count, axis=0)
         extractor = self._bundle.manifest.feature_extractor
-        scores = cosine_scores(
-            self._engines["audio_encoder"], texts, audios, self._audio.sample_rate_hz, extractor
-        )
+        scores = cosine_scores(self._engines["audio_encoder"], texts, audios, self._audio.sample_rate_hz, extractor)
         best = np.argsort(-scores.reshape(-1, count), axis=1, kind="stable")
         return scores, (best + np.arange(len(best))[:, None] * count).reshape(-1).tolist()
 

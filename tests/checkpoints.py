@@ -33,11 +33,17 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
     "one_width": {
         # one width for all levels and attentions: GPT2 and T5 of one size
         "t5": {"d_model": 48, "feed_forward_proj": "relu"},
-        "unet": {"block_out_channels": [32, 64], "cross_attention_dim": 48,
-                 "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
-                 "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"]},
-        "vae": {"block_out_channels": [16, 32], "down_block_types": ["DownEncoderBlock2D"] * 2,
-                "up_block_types": ["UpDecoderBlock2D"] * 2},
+        "unet": {
+            "block_out_channels": [32, 64],
+            "cross_attention_dim": 48,
+            "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+            "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+        },
+        "vae": {
+            "block_out_channels": [16, 32],
+            "down_block_types": ["DownEncoderBlock2D"] * 2,
+            "up_block_types": ["UpDecoderBlock2D"] * 2,
+        },
         "vocoder": {"upsample_rates": [5, 4, 4, 2], "upsample_kernel_sizes": [16, 16, 8, 4]},
     },
 }

@@ -31,11 +31,7 @@ class Component:
         """Axes whose size may vary, in the form that torch.onnx wants."""
         tensors = {**self.inputs, **self.outputs}
         return {
-            name: {
-                i: axis
-                for i, axis in enumerate(spec.axes)
-                if spec.min_shape[i] != spec.max_shape[i]
-            }
+            name: {i: axis for i, axis in enumerate(spec.axes) if spec.min_shape[i] != spec.max_shape[i]}
             for name, spec in tensors.items()
         }
 

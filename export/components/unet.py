@@ -68,9 +68,7 @@ def unet(checkpoint: Checkpoint) -> Component:
             "encoder_attention_mask_1": tensor("int64", batch=batch, tokens=tokens),
         },
         outputs={
-            "noise_pred": tensor(
-                "float32", batch=batch, out_channels=model.config.out_channels, height=height, mel=mel
-            )
+            "noise_pred": tensor("float32", batch=batch, out_channels=model.config.out_channels, height=height, mel=mel)
         },
         draw=draw,
         sizes=(size(2, 21, 9), size(1, 1, 1), size(2, typical, 12), size(3, 13, 7), size(1, typical + 5, longest)),

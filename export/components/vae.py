@@ -36,9 +36,7 @@ def decoder(checkpoint: Checkpoint) -> Component:
                 "float32", batch=batch, channels=audio.latent_channels, height=(1, None), mel=audio.latent_width
             )
         },
-        outputs={
-            "mel": tensor("float32", batch=batch, frames=(audio.vae_scale_factor, None), mel_bins=audio.mel_bins)
-        },
+        outputs={"mel": tensor("float32", batch=batch, frames=(audio.vae_scale_factor, None), mel_bins=audio.mel_bins)},
         draw=draw,
         sizes=(
             {"batch": 2, "height": 21},
