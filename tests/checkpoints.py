@@ -10,7 +10,7 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
             "sample_size": 100,
             "block_out_channels": [32, 48],
             "layers_per_block": 2,
-            "cross_attention_dim": [[None, 48, 64, None], [48, 64]],
+            "cross_attention_dim": [[None, 48, 64, None], [48, 48, 64]],
             "transformer_layers_per_block": 2,
             "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
             "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],

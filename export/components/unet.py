@@ -32,7 +32,7 @@ class _UNet(torch.nn.Module):
 
 
 def unet(checkpoint: Checkpoint) -> Component:
-    """sample (batch, channels, height, mel), timestep (1,), both states and the second's mask -> noise_pred.
+    """Sample (batch, channels, height, mel), timestep (1,), both states and the second's mask -> noise_pred.
 
     The first size is traced: its height is no multiple of the overall stride, which makes the reference pass each
     upsampling its exact size. Traced so, the graph holds for every height; traced at a multiple it would not.

@@ -14,11 +14,12 @@ class _Decoder(torch.nn.Module):
         self.vae = vae
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
-        return self.vae.decode(latents, return_dict=False)[0].squeeze(1)
+        mel: torch.Tensor = self.vae.decode(latents, return_dict=False)[0]  # type: ignore[attr-defined]
+        return mel.squeeze(1)
 
 
 def decoder(checkpoint: Checkpoint) -> Component:
-    """latents (batch, channels, height, mel), divided by the scaling factor -> mel (batch, frames, mel_bins)."""
+    """Latents (batch, channels, height, mel), divided by the scaling factor -> mel (batch, frames, mel_bins)."""
     vae = checkpoint.load("vae")
     vae.set_attn_processor(AttnProcessor())
     del vae.encoder, vae.quant_conv
