@@ -33,6 +33,8 @@ def run(runs: int, height: int) -> dict[str, Any]:
         )
     sizes = {"batch": 2, "height": height, "tokens": TOKENS, "new_tokens": 8}
     inputs = component.draw(sizes, torch.Generator())
+    rival = component.module
+    rival.unet.set_attn_processor(AttnProcessor2_0())  # type: ignore[operator, union-attr]  # as diffusers runs it
     feeds = {name: tensor.numpy() for name, tensor in inputs.items()}
 
     @torch.no_grad()
@@ -40,8 +42,6 @@ def run(runs: int, height: int) -> dict[str, Any]:
         output: torch.Tensor = rival(*inputs.values())
         return output
 
-    rival = component.module
-    rival.unet.set_attn_processor(AttnProcessor2_0())  # type: ignore[operator, union-attr]  # as diffusers runs it
     error = relative_error(engine.run(feeds)["noise_pred"], eager().numpy())
     times = time_in_turns({"onnxruntime fp32": lambda: engine.run(feeds), "diffusers eager fp32": eager}, runs)
     for name, figures in times.items():

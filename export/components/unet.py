@@ -1,10 +1,10 @@
 """The UNet: predicts the noise in the latents, conditioned on GPT2's and T5's states."""
 
 import torch
-from diffusers.models.attention_processor import AttnProcessor
 from diffusers.pipelines.audioldm2.modeling_audioldm2 import AudioLDM2UNet2DConditionModel
 
 from export.checkpoint import Checkpoint
+from export.components.attention import PlainAttention
 from export.components.component import Component, Sizes, Tensors, normal, padding_mask, tensor
 
 
@@ -57,7 +57,7 @@ def unet(checkpoint: Checkpoint) -> Component:
     def size(rows: int, height: int, tokens: int, new: int = new_tokens) -> Sizes:
         return {"batch": rows, "height": height, "tokens": tokens, "new_tokens": new}
 
-    model.set_attn_processor(AttnProcessor())  # plain matmul and softmax; sdpa traces its scale as shape arithmetic
+    model.set_attn_processor(PlainAttention())
     return Component(
         module=_UNet(model).eval(),
         inputs={

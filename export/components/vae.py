@@ -2,9 +2,9 @@
 
 import torch
 from diffusers import AutoencoderKL
-from diffusers.models.attention_processor import AttnProcessor
 
 from export.checkpoint import Checkpoint
+from export.components.attention import PlainAttention
 from export.components.component import Component, Sizes, Tensors, normal, tensor
 
 
@@ -21,7 +21,7 @@ class _Decoder(torch.nn.Module):
 def decoder(checkpoint: Checkpoint) -> Component:
     """Latents (batch, channels, height, mel), divided by the scaling factor -> mel (batch, frames, mel_bins)."""
     vae = checkpoint.load("vae")
-    vae.set_attn_processor(AttnProcessor())
+    vae.set_attn_processor(PlainAttention())
     del vae.encoder, vae.quant_conv
     audio = checkpoint.audio()
     batch = (1, None)
