@@ -3,14 +3,14 @@
 import weakref
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from export.components import Component
+from export.components.component import Component, Sizes
 
-HEIGHTS = (64, 128, 256)
+LOW, HIGH = 64, 8192  # latent heights: one where convolutions take the most memory, one where attention does
+ARENA = 2.0  # the allocator doubles its arena as it grows: measured, up to this much beyond what lives at once
 
 
 def activation_bytes(component: Component) -> tuple[float, ...]:
@@ -21,25 +21,27 @@ def activation_bytes(component: Component) -> tuple[float, ...]:
     if component.grows_with is None:
         return ()
     axis, factor = component.grows_with
+    linear = _peak(component, {axis: LOW * factor}) / LOW
+    square = max(_peak(component, {axis: HIGH * factor}) - linear * HIGH, 0.0) / HIGH**2
+    return (0.0, ARENA * linear, ARENA * square)
+
+
+def _peak(component: Component, sizes: Sizes) -> int:
     module = component.module.to("meta")
-    peaks = []
-    for height in HEIGHTS:
-        sizes = {**component.sizes[0], "batch": 1, axis: height * factor}
-        inputs = component.draw(sizes, torch.Generator().manual_seed(0))
-        with torch.no_grad(), _PeakMemory() as memory:
-            module(*(inputs[key].to("meta") for key in component.inputs))
-        peaks.append(memory.peak)
-    highest_first = np.polyfit(HEIGHTS, peaks, deg=2)
-    return tuple(max(float(c), 0.0) for c in highest_first[::-1])
+    inputs = component.draw({**component.sizes[0], "batch": 1, **sizes}, torch.Generator())
+    with torch.no_grad(), _PeakMemory(module) as memory:
+        module(*(inputs[key].to("meta") for key in component.inputs))
+    return memory.peak
 
 
 class _PeakMemory(TorchDispatchMode):
-    """Counts the bytes of live tensors that were made inside it."""
+    """Counts the bytes of live tensors that were made inside it; a view of a weight is not."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: torch.nn.Module) -> None:
         super().__init__()
         self.live = self.peak = 0
-        self._seen: weakref.WeakSet[Any] = weakref.WeakSet()
+        weights = (*module.parameters(), *module.buffers())
+        self._seen: weakref.WeakSet[Any] = weakref.WeakSet(weight.untyped_storage() for weight in weights)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         outputs = func(*args, **(kwargs or {}))

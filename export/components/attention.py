@@ -18,6 +18,7 @@ class PlainAttention:
         hidden_states: torch.Tensor,
         encoder_hidden_states: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
+        temb: torch.Tensor | None = None,  # noqa: ARG002  diffusers warns of processors that do not take it
         **_: Any,
     ) -> torch.Tensor:
         """Attend; `hidden_states` (batch, tokens, width) or an image, `attention_mask` (batch, 1, keys) is additive."""
