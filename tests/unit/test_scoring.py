@@ -59,13 +59,14 @@ def cut_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("cut_in_the_middle")
 @pytest.mark.parametrize("padding", ["repeatpad", "repeat", "pad"])
-@pytest.mark.parametrize("share", [0.07, 0.3, 0.5, 0.51, 0.999, 1.0, 1.0001, 1.5, 2.3])
+# 1.00006 is one sample too many: an odd overhang has no exact middle
+@pytest.mark.parametrize("share", [0.07, 0.3, 0.5, 0.51, 0.999, 1.0, 1.00006, 1.5, 2.3])
 def test_log_mel_equals_the_extractor(share: float, padding: str) -> None:
     spec = msgspec.structs.replace(OTHER, padding=padding)
     audio = audible(round(share * spec.max_samples), spec.sample_rate_hz)
     ours = log_mel(audio, spec)
     assert ours.dtype == np.float32
-    assert relative_error(ours, reference(audio, spec)) <= 1e-6
+    assert relative_error(ours, reference(audio, spec)) <= 1e-7
 
 
 @pytest.mark.usefixtures("cut_in_the_middle")
@@ -74,7 +75,7 @@ def test_log_mel_at_the_published_size(seconds: float) -> None:
     audio = audible(round(seconds * EXTRACTOR.sample_rate_hz), EXTRACTOR.sample_rate_hz)
     ours = log_mel(audio, EXTRACTOR)
     assert ours.shape == (1, 1001, 64)
-    assert relative_error(ours, reference(audio, EXTRACTOR)) <= 1e-6
+    assert relative_error(ours, reference(audio, EXTRACTOR)) <= 1e-7
 
 
 def test_log_mel_of_silence_is_the_floor() -> None:
@@ -93,7 +94,7 @@ def test_resample_equals_librosa(samples: int, rates_hz: tuple[int, int]) -> Non
     audio = audible(samples, rates_hz[0])
     ours, theirs = resample(audio, *rates_hz), librosa.resample(audio, orig_sr=rates_hz[0], target_sr=rates_hz[1])
     assert ours.dtype == theirs.dtype
-    assert relative_error(ours, theirs) <= 1e-6
+    assert relative_error(ours, theirs) <= 1e-7
 
 
 def test_resample_to_its_own_rate_is_free() -> None:
