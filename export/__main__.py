@@ -10,6 +10,8 @@ from pathlib import Path
 from runtime.bundle import ENGINES_FOLDER, Bundle
 from runtime.errors import AudioLDM2Error
 
+EXPORT_PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime")
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the arguments, run one command. Returns the exit status: 0, 1 for a known error, 130 for Ctrl-C."""
@@ -19,15 +21,15 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: nothing was left half-built", file=sys.stderr)
         return 130
-    except AudioLDM2Error as error:
-        if options.debug:
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except (OSError, MemoryError) as error:
+    except (AudioLDM2Error, OSError, MemoryError) as error:
         if options.debug:
             traceback.print_exc()
         print(f"error: {error or 'out of memory'}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        if error.name not in EXPORT_PACKAGES:
+            raise
+        print("error: building needs the export packages: pip install 'trt-audioldm2[export]'", file=sys.stderr)
         return 1
     return 0
 

@@ -1,4 +1,4 @@
-"""How much memory a module's activations take, as a function of the latent height, measured without computing anything."""
+"""How much memory a module's activations take, by latent height, measured without computing anything."""
 
 import weakref
 from typing import Any

@@ -18,12 +18,12 @@ from export.onnx import export_onnx
 from export.parity import TOLERANCE, check_parity
 from export.staging import staged
 from runtime.bundle import (
+    SCHEMA,
     Bundle,
     CheckpointSpec,
     EngineSpec,
     Manifest,
     TokenizerSpec,
-    SCHEMA,
     describe_file,
     write_manifest,
 )
@@ -47,12 +47,15 @@ def open_checkpoint(identifier: str, revision: str | None = None) -> Iterator[Ch
             raise CheckpointError(f"'{identifier}' is a folder: --revision is for checkpoints on the hub")
         yield Checkpoint(Path(identifier), identifier)
     else:
-        folder, commit = fetch(identifier, revision)
-        yield Checkpoint(folder, identifier, commit)
+        cached, commit = fetch(identifier, revision)
+        yield Checkpoint(cached, identifier, commit)
 
 
 def build(checkpoint: Checkpoint, out: Path, report: Report = print) -> None:
-    """Build the bundle at `out`, one module in memory at a time. Raises CheckpointError or BuildError; leaves no partial one."""
+    """Build the bundle at `out`, one module in memory at a time.
+
+    Raises CheckpointError or BuildError, and then leaves no partial bundle.
+    """
     with staged(out) as folder:
         engines = {}
         for name in COMPONENTS:
@@ -75,7 +78,7 @@ def build(checkpoint: Checkpoint, out: Path, report: Report = print) -> None:
 
 
 def verify(bundle: Bundle, checkpoint: Checkpoint, report: Report = print) -> None:
-    """Repeat every comparison on a built bundle, with new random inputs. Raises BuildError at the first that is too large."""
+    """Repeat every comparison on a built bundle, with new random inputs. Raises BuildError at the first failure."""
     if checkpoint.weights_sha256() != bundle.manifest.checkpoint.weights_sha256:
         raise CheckpointError(
             f"{checkpoint.id}: its weights are not those that {bundle.folder} was built from; "

@@ -23,8 +23,8 @@ from export.errors import CheckpointError
 from runtime.bundle import AudioSpec, FeatureExtractorSpec, describe_file
 from runtime.schedulers import scheduler_names
 
-# What each part may be, by the class names of `model_index.json`, and the class that loads it. The language model's head
-# is never used, and published checkpoints name GPT2Model: both load as the trunk.
+# What each part may be, by the class names of `model_index.json`, and the class that loads it. The language model's
+# head is never used, and published checkpoints name GPT2Model: both load as the trunk.
 _MODULES: dict[str, dict[str, Any]] = {
     "text_encoder": {"ClapModel": ClapModel},
     "text_encoder_2": {"T5EncoderModel": T5EncoderModel},

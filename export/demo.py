@@ -22,12 +22,12 @@ from transformers import (
     ClapModel,
     GPT2Config,
     GPT2LMHeadModel,
-    RobertaTokenizerFast,
+    RobertaTokenizer,
     SpeechT5HifiGan,
     SpeechT5HifiGanConfig,
     T5Config,
     T5EncoderModel,
-    T5TokenizerFast,
+    T5Tokenizer,
 )
 from transformers.models.t5.modeling_t5 import T5Attention
 
@@ -133,7 +133,7 @@ def write_checkpoint(folder: Path, seed: int = 0, overrides: Mapping[str, Mappin
     pipeline.save_pretrained(folder)
 
 
-def make_pipeline(seed: int = 0, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> AudioLDM2Pipeline:
+def make_pipeline(seed: int = 0, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Any:
     """The reference pipeline with random weights and the configs of `CONFIGS`."""
     configs = {part: {**config, **(overrides or {}).get(part, {})} for part, config in CONFIGS.items()}
     torch.manual_seed(seed)
@@ -193,7 +193,7 @@ def _is_transposed(layer: torch.nn.Module) -> bool:
     return type(layer).__name__ == "Conv1D"  # GPT2's linear layer keeps its weight as (in, out)
 
 
-def _roberta_tokenizer() -> RobertaTokenizerFast:
+def _roberta_tokenizer() -> RobertaTokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
@@ -204,11 +204,11 @@ def _roberta_tokenizer() -> RobertaTokenizerFast:
     )
     tokenizer.train_from_iterator(SENTENCES, trainer)
     model = json.loads(tokenizer.to_str())["model"]
-    merges = [tuple(merge) for merge in model["merges"]]
-    return RobertaTokenizerFast(vocab=model["vocab"], merges=merges, model_max_length=512)
+    merges: Any = [tuple(merge) for merge in model["merges"]]
+    return RobertaTokenizer(vocab=model["vocab"], merges=merges, model_max_length=512)
 
 
-def _t5_tokenizer() -> T5TokenizerFast:
+def _t5_tokenizer() -> T5Tokenizer:
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     trainer = trainers.UnigramTrainer(
@@ -220,4 +220,4 @@ def _t5_tokenizer() -> T5TokenizerFast:
     )
     tokenizer.train_from_iterator(SENTENCES, trainer)
     vocabulary = [(token, score) for token, score in json.loads(tokenizer.to_str())["model"]["vocab"]]
-    return T5TokenizerFast(vocab=vocabulary, model_max_length=128)
+    return T5Tokenizer(vocab=vocabulary, model_max_length=128)

@@ -54,7 +54,7 @@ def _download(identifier: str, revision: str | None, files: list[str]) -> str:
 
 
 def needed_files(files: list[str]) -> list[str]:
-    """Of a repository's files: configs and tokenizers, and each part's weights once, in `.safetensors` where it has them."""
+    """Of a repository's files: configs, tokenizers, and each part's weights once, `.safetensors` if it has them."""
     files = [name for name in files if name.count("/") <= 1]  # diffusers' layout is one folder deep
     chosen = [name for name in files if any(fnmatch.fnmatch(name, pattern) for pattern in _SMALL_FILES)]
     parts = sorted({name.split("/")[0] for name in files if name.count("/") == 1})
@@ -69,7 +69,7 @@ def needed_files(files: list[str]) -> list[str]:
 
 
 def _is_variant(name: str) -> bool:
-    """`model.fp16.safetensors` is a variant of `model.safetensors`; shards (`model-00001-of-00002`) have no such infix."""
+    """`model.fp16.safetensors` is a variant of `model.safetensors`; shards have no such infix."""
     return Path(name).name.count(".") > 1
 
 

@@ -48,7 +48,7 @@ def _trace(component: Component, path: Path) -> None:
 
 
 def _clean(traced: Path, folder: Path, *, external: bool) -> list[str]:
-    """Fold constants and drop what does nothing. The basic passes keep to standard operators, so any tool reads the result."""
+    """Fold constants and drop what does nothing. The basic passes keep to standard operators: any tool reads them."""
     path = folder / traced.name
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

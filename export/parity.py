@@ -17,7 +17,7 @@ TOLERANCE = {"fp32": 1e-4}
 def check_parity(
     name: str, component: Component, engine: Engine, tolerance: float, report: Callable[[str], None] = print
 ) -> tuple[ParityCheck, ...]:
-    """Compare at all of the component's sizes. Returns the errors; raises BuildError at the first one above tolerance."""
+    """Compare at all of the component's sizes. Returns the errors; raises BuildError at one above tolerance."""
     checks = []
     for sizes in component.sizes:
         seed = torch.seed() % 2**31

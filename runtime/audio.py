@@ -51,18 +51,19 @@ def write_audio(path: Path, waveform: npt.NDArray[np.float32], sample_rate_hz: i
         logger.warning("peak %.2f is beyond full scale: scaled by %.3f to fit (use --float to keep it)", peak, 1 / peak)
         waveform = waveform / peak
     try:
-        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=".partial-", suffix=path.suffix)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".partial-", suffix=path.suffix)
     except OSError as error:
         raise InputError(f"output '{path}' could not be written: {error}") from error
     os.close(handle)
+    partial = Path(name)
     try:
         soundfile.write(partial, waveform, sample_rate_hz, subtype="FLOAT" if as_float else "PCM_16")
-        os.chmod(partial, 0o666 & ~_umask())
-        os.replace(partial, path)
+        partial.chmod(0o666 & ~_umask())
+        partial.replace(path)
     except (OSError, soundfile.LibsndfileError) as error:
         raise InputError(f"output '{path}' could not be written: {error}") from error
     finally:
-        Path(partial).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
 def _umask() -> int:

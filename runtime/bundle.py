@@ -26,7 +26,7 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Frozen, and strict about unknown fields."""
 
 
-class FileSpec(_Part):
+class FileSpec(_Part, frozen=True):
     """A file of the bundle: a relative name inside it, its size and hash."""
 
     name: str
@@ -34,18 +34,18 @@ class FileSpec(_Part):
     sha256: str
 
 
-class ParityCheck(_Part):
-    """One comparison of an engine with its torch module: sizes of the named axes, worst relative L2 error of any output."""
+class ParityCheck(_Part, frozen=True):
+    """One comparison of an engine with its torch module: sizes of the axes, worst relative L2 error of any output."""
 
     sizes: dict[str, int]
     relative_error: float
 
 
-class EngineSpec(_Part):
+class EngineSpec(_Part, frozen=True):
     """One engine: its files (the first is the one to open), how it runs, what it takes and gives, how exact it is.
 
-    `activation_bytes` are the coefficients c0, c1, c2 of the peak memory of one row: c0 + c1 h + c2 h^2 for latent height
-    h; empty where memory does not grow with it.
+    `activation_bytes` are the coefficients c0, c1, c2 of the peak memory of one row, c0 + c1 h + c2 h^2 for latent
+    height h; empty where memory does not grow with it.
     """
 
     files: Annotated[tuple[FileSpec, ...], msgspec.Meta(min_length=1)]
@@ -58,7 +58,7 @@ class EngineSpec(_Part):
     parity: tuple[ParityCheck, ...]
 
 
-class TokenizerSpec(_Part):
+class TokenizerSpec(_Part, frozen=True):
     """A `tokenizer.json` with the two numbers that it lacks. Longer texts are cut at `max_length` tokens."""
 
     file: FileSpec
@@ -66,7 +66,7 @@ class TokenizerSpec(_Part):
     pad_token_id: int
 
 
-class FeatureExtractorSpec(_Part):
+class FeatureExtractorSpec(_Part, frozen=True):
     """What turns audio into CLAP's log-mel features; fields of ClapFeatureExtractor with their units."""
 
     sample_rate_hz: int
@@ -79,7 +79,7 @@ class FeatureExtractorSpec(_Part):
     padding: str
 
 
-class CheckpointSpec(_Part):
+class CheckpointSpec(_Part, frozen=True):
     """Where the weights came from."""
 
     id: str
@@ -87,7 +87,7 @@ class CheckpointSpec(_Part):
     weights_sha256: str
 
 
-class AudioSpec(_Part):
+class AudioSpec(_Part, frozen=True):
     """Numbers of the audio side. One latent row is `vae_scale_factor` mel frames of `hop_samples` samples each."""
 
     sample_rate_hz: int
@@ -104,7 +104,7 @@ class AudioSpec(_Part):
         return self.mel_bins // self.vae_scale_factor
 
 
-class Manifest(_Part):
+class Manifest(_Part, frozen=True):
     """All that the runtime needs to know of a checkpoint."""
 
     schema: int
@@ -149,7 +149,7 @@ class Bundle:
         return _build_command(self.manifest.checkpoint.id, self.folder)
 
     def path(self, file: FileSpec) -> Path:
-        """Return the path of one of the bundle's files after checking its hash. Raises BundleError if it was altered."""
+        """Check the hash of one of the bundle's files and return its path. Raises BundleError if it was altered."""
         path = self._check_presence(file)
         with path.open("rb") as stream:
             found = hashlib.file_digest(stream, "sha256").hexdigest()

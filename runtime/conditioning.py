@@ -58,7 +58,7 @@ class TextTokenizer:
         self._max_length, self._pad = spec.max_length, spec.pad_token_id
 
     def ids(self, text: str, max_length: int | None = None) -> list[int]:
-        """Token ids with special tokens, at most `max_length` of them; by default the model's own limit, with a warning."""
+        """Token ids with special tokens, at most `max_length`; by default the model's own limit, with a warning."""
         encoding = self._tokenizer.encode(text)
         limit = max_length or self._max_length
         if len(encoding.ids) <= limit:
@@ -84,7 +84,8 @@ class TextTokenizer:
 
 class PromptEncoder:
     """Runs the four text engines. Each prompt is encoded with its own negative prompt alone, so that no prompt's sound
-    depends on what else is in the batch."""
+    depends on what else is in the batch.
+    """
 
     def __init__(self, engines: Mapping[str, Engine], tokenizers: Mapping[str, TextTokenizer]) -> None:
         self._engines, self._tokenizers = engines, tokenizers

@@ -52,9 +52,11 @@ class Engine(Protocol):
     outputs: Mapping[str, TensorSpec]
     xp: ModuleType
 
-    def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]: ...
+    def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Run once over arrays named and shaped as `inputs` says. Raises EngineError."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Free all that the engine holds."""
 
 
 def check_feeds(name: str, inputs: Mapping[str, TensorSpec], feeds: Mapping[str, Array]) -> None:

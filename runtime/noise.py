@@ -1,6 +1,7 @@
 """Seeded normals equal to PyTorch's CPU generator, so that one seed gives the reference's own latents."""
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ class TorchGenerator:
 
     def __init__(self, seed: int) -> None:
         self._bits = np.random.MT19937()
-        self._bits.state = np.random.RandomState(seed & 0xFFFFFFFF).get_state(legacy=False)
+        self._bits.state = cast(Any, np.random.RandomState(seed & 0xFFFFFFFF).get_state(legacy=False))
 
     def randn(self, shape: Sequence[int]) -> npt.NDArray[np.float32]:
         """Return `torch.randn(shape, generator=self)`, float32, equal to within one unit in the last place.

@@ -46,7 +46,7 @@ class AudioLDM2Pipeline:
 
     @classmethod
     def from_pretrained(cls, bundle: str | os.PathLike[str], device: str = "auto") -> "AudioLDM2Pipeline":
-        """Open a bundle folder. Raises BundleError if it is damaged. Engines are loaded by the first call that needs them."""
+        """Open a bundle folder; engines are loaded by the first call. Raises BundleError if it is damaged."""
         return cls(Bundle.read(bundle), device)
 
     def __call__(
@@ -164,6 +164,7 @@ class Stopwatch:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
+        """Time the block as `stage`."""
         start = time.perf_counter()
         yield
         self.seconds[stage] = time.perf_counter() - start

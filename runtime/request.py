@@ -32,6 +32,7 @@ class Request:
 
     @property
     def rows(self) -> int:
+        """How many waveforms are made."""
         return self.latent_shape[0]
 
 

@@ -1,6 +1,6 @@
 """One file a submodule: the wrapper that is traced, its tensors, the sizes it is checked at.
 
-`COMPONENTS` maps an engine's name to the function that makes its `Component` from a checkpoint; the order is the build's.
+`COMPONENTS` maps an engine's name to the function that makes its `Component` from a checkpoint, in the build's order.
 """
 
 from collections.abc import Callable

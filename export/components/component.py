@@ -16,8 +16,8 @@ class Component:
     """A torch module ready to be traced: positional inputs in the order of `inputs`, outputs in the order of `outputs`.
 
     `draw(sizes, generator)` makes random inputs whose named axes have the given sizes. The first of `sizes` is the one
-    that is traced, so it holds the most general case; all are compared with the torch module. `grows_with` names the axis
-    that grows with the latent height, and by which factor.
+    that is traced, so it holds the most general case; all are compared with the torch module. `grows_with` names the
+    axis that grows with the latent height, and by which factor.
     """
 
     module: torch.nn.Module

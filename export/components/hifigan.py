@@ -18,7 +18,7 @@ class _Vocoder(torch.nn.Module):
 
 
 def vocoder(checkpoint: Checkpoint) -> Component:
-    """mel (batch, frames, mel_bins) -> waveform (batch, samples)."""
+    """Mel (batch, frames, mel_bins) -> waveform (batch, samples)."""
     hifigan = checkpoint.load("vocoder")
     _fold_weight_norm(hifigan)
     audio = checkpoint.audio()

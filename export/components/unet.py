@@ -1,10 +1,10 @@
 """The UNet: predicts the noise in the latents, conditioned on GPT2's and T5's states."""
 
 import torch
-from diffusers.models.attention_processor import AttnProcessor
 from diffusers.pipelines.audioldm2.modeling_audioldm2 import AudioLDM2UNet2DConditionModel
 
 from export.checkpoint import Checkpoint
+from export.components.attention import PlainAttention
 from export.components.component import Component, Sizes, Tensors, normal, padding_mask, tensor
 
 
@@ -32,7 +32,7 @@ class _UNet(torch.nn.Module):
 
 
 def unet(checkpoint: Checkpoint) -> Component:
-    """sample (batch, channels, height, mel), timestep (1,), both states and the second's mask -> noise_pred.
+    """Sample (batch, channels, height, mel), timestep (1,), both states and the second's mask -> noise_pred.
 
     The first size is traced: its height is no multiple of the overall stride, which makes the reference pass each
     upsampling its exact size. Traced so, the graph holds for every height; traced at a multiple it would not.
@@ -57,7 +57,7 @@ def unet(checkpoint: Checkpoint) -> Component:
     def size(rows: int, height: int, tokens: int, new: int = new_tokens) -> Sizes:
         return {"batch": rows, "height": height, "tokens": tokens, "new_tokens": new}
 
-    model.set_attn_processor(AttnProcessor())  # plain matmul and softmax; sdpa traces its scale as shape arithmetic
+    model.set_attn_processor(PlainAttention())
     return Component(
         module=_UNet(model).eval(),
         inputs={

@@ -2,9 +2,9 @@
 
 import torch
 from diffusers import AutoencoderKL
-from diffusers.models.attention_processor import AttnProcessor
 
 from export.checkpoint import Checkpoint
+from export.components.attention import PlainAttention
 from export.components.component import Component, Sizes, Tensors, normal, tensor
 
 
@@ -14,13 +14,14 @@ class _Decoder(torch.nn.Module):
         self.vae = vae
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
-        return self.vae.decode(latents, return_dict=False)[0].squeeze(1)
+        mel: torch.Tensor = self.vae.decode(latents, return_dict=False)[0]  # type: ignore[attr-defined]
+        return mel.squeeze(1)
 
 
 def decoder(checkpoint: Checkpoint) -> Component:
-    """latents (batch, channels, height, mel), divided by the scaling factor -> mel (batch, frames, mel_bins)."""
+    """Latents (batch, channels, height, mel), divided by the scaling factor -> mel (batch, frames, mel_bins)."""
     vae = checkpoint.load("vae")
-    vae.set_attn_processor(AttnProcessor())
+    vae.set_attn_processor(PlainAttention())
     del vae.encoder, vae.quant_conv
     audio = checkpoint.audio()
     batch = (1, None)

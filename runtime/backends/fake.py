@@ -10,7 +10,7 @@ from runtime.engine import Array, TensorSpec, check_feeds
 from runtime.errors import EngineError
 
 
-def load(path: Path, inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec], device: str) -> "FakeEngine":
+def load(path: Path, *_: object) -> "FakeEngine":
     """A fake has no file: this raises EngineError. Construct FakeEngine instead."""
     raise EngineError(f"{path.name}: the fake backend has no files; construct runtime.backends.fake.FakeEngine")
 

@@ -46,7 +46,7 @@ class OrtEngine:
             raise EngineError(f"{name}: the graph has inputs and outputs {has}, the manifest {inputs}, {outputs}")
 
     def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Run the graph once. Raises EngineError with the tensor's name for a wrong feed, or ONNX Runtime's own words."""
+        """Run the graph once. Raises EngineError with the wrong tensor's name, or ONNX Runtime's own words."""
         if self._session is None:
             raise EngineError(f"{self._name}: this engine is closed")
         check_feeds(self._name, self.inputs, feeds)

@@ -45,7 +45,7 @@ def rescale_zero_terminal_snr(betas: Floats) -> Floats:
 def spaced_timesteps(spacing: str, steps: int, train_steps: int, offset: int) -> list[int]:
     """Timesteps from high to low (arXiv:2305.08891, table 2): `leading`, `linspace` or `trailing`."""
     if spacing == "leading":
-        values = np.arange(steps)[::-1] * (train_steps // steps) + offset
+        values = np.arange(steps, dtype=np.float64)[::-1] * (train_steps // steps) + offset
     elif spacing == "linspace":
         values = np.linspace(0, train_steps - 1, steps).round()[::-1]
     elif spacing == "trailing":

@@ -36,6 +36,7 @@ class Bound:
     dynamic_max: float = 1.0
 
     def __call__(self, prediction: Array) -> Array:
+        """Return the bounded prediction, (rows, ...)."""
         if self.dynamic_ratio is not None:
             rows = np.abs(prediction).reshape(len(prediction), -1)
             limit = np.quantile(rows, self.dynamic_ratio, axis=1).clip(1.0, max(1.0, self.dynamic_max))

@@ -1,0 +1,38 @@
+# Each target sets up what it needs in .venv, from an empty checkout.
+PYTHON ?= python3
+BIN := .venv/bin
+PROMPT ?= The sound of a hammer hitting a wooden surface.
+
+.PHONY: demo test lint bench clean
+
+# build the demo bundle and make a sound with it
+demo: .venv/export
+	$(BIN)/python -m export build --checkpoint demo --out engines/demo
+	$(BIN)/trt-audioldm2 "$(PROMPT)" --engines engines/demo --steps 20 --output demo.wav
+
+# lint, types, tests: what CI runs
+test: lint
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# one guided UNet step at base size against eager diffusers; takes about 4 GB of memory
+bench: .venv/export
+	$(BIN)/python -m bench step
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/export: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[cpu,export]"
+	touch $@
+
+.venv/dev: .venv/export
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[cpu,export,dev]"
+	touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info

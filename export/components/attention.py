@@ -1,0 +1,49 @@
+"""Attention as the graphs have it: MatMul, Softmax, MatMul, with the heads' number and width as constants."""
+
+from typing import Any
+
+import torch
+
+
+class PlainAttention:
+    """Attention processor for diffusers' modules, for evaluation in the module's own precision.
+
+    The library's processors trace badly: one adds a zero matrix of the scores' size, the other computes its scale from
+    shapes at every call.
+    """
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        **_: Any,
+    ) -> torch.Tensor:
+        """Attend; `hidden_states` (batch, tokens, width) or an image, `attention_mask` (batch, 1, keys) is additive."""
+        residual = hidden_states
+        if residual.ndim == 4:
+            hidden_states = hidden_states.flatten(2).transpose(1, 2)  # (batch, tokens, width)
+        if attn.group_norm is not None:
+            hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
+        states = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        query, key, value = (
+            self._heads(attn, project(source))
+            for project, source in ((attn.to_q, hidden_states), (attn.to_k, states), (attn.to_v, states))
+        )
+        scores = (query * attn.scale) @ key.transpose(-1, -2)  # (batch, heads, tokens, keys)
+        if attention_mask is not None:
+            scores = scores + attention_mask[:, None]
+        mixed = scores.softmax(dim=-1) @ value
+        output = attn.to_out[0](mixed.transpose(1, 2).flatten(2))
+        if residual.ndim == 4:
+            output = output.transpose(1, 2).view_as(residual)
+        if attn.residual_connection:
+            output = output + residual
+        return output / attn.rescale_output_factor if attn.rescale_output_factor != 1 else output
+
+    @staticmethod
+    def _heads(attn: Any, projected: torch.Tensor) -> torch.Tensor:
+        """(batch, tokens, heads * width) to (batch, heads, tokens, width)."""
+        width = attn.to_q.out_features // attn.heads
+        return projected.view(projected.shape[0], -1, attn.heads, width).transpose(1, 2)

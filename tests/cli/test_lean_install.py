@@ -1,0 +1,42 @@
+"""The product: a wheel with `[cpu]` alone, in an empty environment, runs a prebuilt bundle without torch."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import soundfile
+
+ROOT = Path(__file__).parents[2]
+UNWANTED = ("torch", "transformers", "diffusers", "onnx", "librosa", "scipy")
+
+
+def test_runs_from_a_wheel_without_torch(bundle: Callable[[str], Path], tmp_path: Path) -> None:
+    def run(*command: str | Path) -> str:
+        done = subprocess.run(
+            [str(part) for part in command], cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    wheels, environment = tmp_path / "wheels", tmp_path / "venv"
+    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", wheels, ROOT)
+    (wheel,) = wheels.glob("trt_audioldm2-*.whl")
+    run(sys.executable, "-m", "venv", environment)
+    python = environment / "bin" / "python"
+    constraints = ROOT / "constraints.txt"
+    run(python, "-m", "pip", "install", "--quiet", "--constraint", constraints, f"{wheel}[cpu]")
+    installed = run(python, "-m", "pip", "list", "--format", "freeze").lower()
+    assert not [name for name in UNWANTED if f"\n{name}==" in f"\n{installed}"]
+    out = tmp_path / "lean.wav"
+    prompt = "a dog barks"
+    said = run(
+        environment / "bin" / "trt-audioldm2", prompt, "--engines", bundle("plain"), "--steps", "2", "--output", out
+    )
+    assert "lean.wav: 10.24 s" in said
+    assert soundfile.info(out).frames == 163_840
+    # the same interpreter says how to get what it lacks
+    code = "from export.__main__ import main; import sys; sys.exit(main(['build', '--checkpoint', 'demo']))"
+    lacking = subprocess.run([python, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert lacking.returncode == 1
+    assert lacking.stderr.strip() == "error: building needs the export packages: pip install 'trt-audioldm2[export]'"

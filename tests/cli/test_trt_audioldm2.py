@@ -1,0 +1,231 @@
+"""The program as people run it: what it writes, what it says, what it refuses."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from runtime.cli import main
+
+PROMPT = "rain falls on a tin roof"
+FAST = ["--steps", "2", "--duration", "0.5"]
+
+
+@pytest.fixture
+def engines(bundle: Callable[[str], Path]) -> Path:
+    return bundle("plain")
+
+
+@pytest.fixture
+def copy(engines: Path, tmp_path: Path) -> Path:
+    """A bundle that a test may damage: hard links where it will not write."""
+    return Path(shutil.copytree(engines, tmp_path / "copy"))
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """Run with arguments that must fail: status 1, nothing on stdout, one line on stderr that holds the words."""
+    assert main(arguments) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    lines = [line for line in output.err.splitlines() if line]
+    assert len(lines) == 1, output.err
+    assert lines[0].startswith("error: ")
+    for word in words:
+        assert word in lines[0]
+    return lines[0]
+
+
+def test_writes_a_file_and_one_line(engines: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "rain.wav"
+    assert main([PROMPT, "--engines", str(engines), "-o", str(out), "--seed", "7", *FAST]) == 0
+    line = capsys.readouterr().out.strip()
+    assert re.fullmatch(
+        r".*rain\.wav: 0\.50 s, seed 7 \| load .* s, encode .* s, denoise .* s, decode .* s, vocode .* s"
+        r" \| real-time factor \d+\.\d\d",
+        line,
+    )
+    info = soundfile.info(out)
+    assert (info.samplerate, info.frames, info.subtype, info.channels) == (16_000, 8_000, "PCM_16", 1)
+    assert np.abs(soundfile.read(out)[0]).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "subtype"), [("a.wav", ["--float"], "FLOAT"), ("a.flac", [], "PCM_16"), ("A.WAV", [], "PCM_16")]
+)
+def test_extension_and_float_pick_the_format(
+    name: str, flags: list[str], subtype: str, engines: Path, tmp_path: Path
+) -> None:
+    assert main([PROMPT, "--engines", str(engines), "-o", str(tmp_path / name), "-q", *flags, *FAST]) == 0
+    assert soundfile.info(tmp_path / name).subtype == subtype
+
+
+def test_the_printed_seed_reproduces_the_file(
+    engines: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = tmp_path / "first.wav", tmp_path / "second.wav"
+    assert main([PROMPT, "--engines", str(engines), "-o", str(first), "--json", *FAST]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["file"] == str(first)
+    assert summary["duration_s"] == 0.5
+    again = ["--seed", str(summary["seed"]), "-o", str(second), "--quiet"]
+    assert main([PROMPT, "--engines", str(engines), *again, *FAST]) == 0
+    assert first.read_bytes() == second.read_bytes()
+    assert capsys.readouterr().out == ""
+
+
+def test_several_waveforms_are_ranked_and_the_best_is_kept(
+    engines: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "best.wav"
+    arguments = [PROMPT, "--engines", str(engines), "-o", str(out), "--num-waveforms", "3", "--seed", "1,2,3", "--json"]
+    assert main([*arguments, *FAST]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert sorted(summary["seed"]) == [1, 2, 3]
+    assert -1 <= summary["score"] <= 1
+    assert "rank" in summary["timings_s"]
+
+
+def test_finds_the_bundle_by_variable_or_as_the_only_one(
+    engines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TRT_AUDIOLDM2_ENGINES", raising=False)
+    refused([PROMPT, *FAST], capsys, "python -m export build --checkpoint cvssp/audioldm2")
+    (tmp_path / "engines").mkdir()
+    (tmp_path / "engines" / "one").symlink_to(engines)
+    assert main([PROMPT, "-q", *FAST]) == 0
+    assert (tmp_path / "output.wav").is_file()
+    (tmp_path / "engines" / "two").symlink_to(engines)
+    refused([PROMPT, *FAST], capsys, "engines/one, engines/two", "--engines")
+    monkeypatch.setenv("TRT_AUDIOLDM2_ENGINES", str(engines))
+    assert main([PROMPT, "-q", *FAST]) == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--steps", "0"], ["num_inference_steps", "0"]),
+        (["--steps", "1001"], ["1001", "1000"]),
+        (["--steps", "1000"], ["1000", "steps_offset"]),
+        (["--duration", "0"], ["audio_length_in_s", "0.04"]),
+        (["--duration", "-3"], ["audio_length_in_s", "-3"]),
+        (["--duration", "nan"], ["audio_length_in_s", "nan"]),
+        (["--duration", "1e6"], ["GiB", "fit"]),
+        (["--guidance-scale", "nan"], ["guidance_scale", "nan"]),
+        (["--num-waveforms", "0"], ["num-waveforms", "0"]),
+        (["--num-waveforms", "100000"], ["GiB"]),
+        (["--eta", "1.5"], ["eta", "1.5"]),
+        (["--seed", "1,2"], ["seed", "2 values"]),
+        (["--seed", "-1"], ["seed", "-1"]),
+    ],
+    ids=str,
+)
+def test_wrong_values_get_one_line(
+    flags: list[str], words: list[str], engines: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "x.wav"
+    refused([PROMPT, "--engines", str(engines), "-o", str(out), *FAST, *flags], capsys, *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("flags", [["--stepz", "3"], ["--step", "3"], ["--seed", "x"], ["two", "prompts"], []], ids=str)
+def test_mistyped_flags_are_errors(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(flags if not flags else [PROMPT, *flags])
+    assert exit_.value.code == 2
+    assert "usage: trt-audioldm2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("a.mp3", [".wav or .flac"]), ("none/a.wav", ["does not exist"]), ("folder.wav", ["is a folder"])],
+)
+def test_outputs_that_cannot_be_written_are_refused_before_the_work(
+    name: str, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder.wav").mkdir()
+    refused([PROMPT, "--engines", "no-such-bundle", "-o", str(tmp_path / name)], capsys, *words)
+
+
+def test_damaged_bundles_are_refused(copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [PROMPT, "--engines", str(copy), "-o", str(tmp_path / "x.wav"), *FAST]
+    unet = copy / "unet.onnx"
+    whole = unet.read_bytes()
+    unet.write_bytes(whole[:1000])
+    refused(arguments, capsys, "unet.onnx has 1000 bytes", "rebuild: python -m export build --checkpoint plain")
+    unet.write_bytes(whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])
+    refused(arguments, capsys, "unet.onnx was altered", "rebuild")
+    unet.unlink()
+    refused(arguments, capsys, "unet.onnx is missing", "rebuild")
+    (copy / "manifest.json").write_text("{")
+    refused(arguments, capsys, "manifest.json cannot be read", "rebuild")
+    assert not (tmp_path / "x.wav").exists()
+
+
+def test_a_stage_that_gives_nan_stops_the_run(
+    engines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from runtime.backends.onnxruntime import OrtEngine
+
+    run = OrtEngine.run
+
+    def poisoned(self: OrtEngine, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        outputs = dict(run(self, feeds))
+        if "mel" in outputs:
+            outputs["mel"] = outputs["mel"].copy()
+            outputs["mel"].flat[5] = np.nan
+        return outputs
+
+    monkeypatch.setattr(OrtEngine, "run", poisoned)
+    out = tmp_path / "x.wav"
+    refused([PROMPT, "--engines", str(engines), "-o", str(out), *FAST], capsys, "vae_decoder", "NaN")
+    assert not out.exists()
+
+
+def test_debug_adds_the_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([PROMPT, "--engines", str(tmp_path), "--debug", "-o", str(tmp_path / "x.wav")]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_cut_prompt_is_quoted(engines: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "runtime.cli", "drum " * 600 + "zebra", "--engines", str(engines)]
+    run = subprocess.run(
+        [*command, "-o", str(tmp_path / "x.wav"), *FAST], capture_output=True, text=True, timeout=120, check=True
+    )
+    warnings = [line for line in run.stderr.splitlines() if line.startswith("WARNING: the prompt is cut")]
+    assert len(warnings) == 2
+    assert all("zebra" in line for line in warnings)
+
+
+def test_ctrl_c_ends_cleanly(engines: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "runtime.cli", PROMPT, "--engines", str(engines), "--steps", "900"]
+    process = subprocess.Popen(
+        [*command, "-o", str(tmp_path / "x.wav")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(4)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert err.strip().endswith("interrupted: no file was written")
+    assert out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_version_and_help_answer_without_a_bundle() -> None:
+    environment = {**os.environ, "PYTHONPATH": ""}
+    for flag in ("--version", "--help"):
+        run = subprocess.run(
+            [sys.executable, "-m", "runtime.cli", flag], capture_output=True, text=True, env=environment, check=True
+        )
+        assert "trt-audioldm2" in run.stdout

@@ -1,0 +1,63 @@
+"""Checkpoints and bundles that many tests share, made once a session."""
+
+import logging
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.checkpoints import SMALL
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Folder of the small checkpoint of a name in SMALL."""
+    from export.demo import write_checkpoint
+
+    @cache
+    def make(name: str) -> Path:
+        folder = tmp_path_factory.mktemp(f"checkpoint-{name}")
+        write_checkpoint(folder, seed=hash(name) % 1000, overrides=SMALL[name])
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory, checkpoint: Callable[[str], Path]) -> Callable[[str], Path]:
+    """Folder of the bundle built from a small checkpoint. Shared: tests that change one copy it first."""
+    from export.build import build
+    from export.checkpoint import Checkpoint
+
+    @cache
+    def make(name: str) -> Path:
+        out = tmp_path_factory.mktemp("engines") / name
+        build(Checkpoint(checkpoint(name), name), out, report=logging.getLogger("tests").info)
+        return out
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def reference(checkpoint: Callable[[str], Path]) -> Callable[[str], Any]:
+    """The reference pipeline over a small checkpoint."""
+
+    @cache
+    def load(name: str) -> Any:
+        return load_reference(checkpoint(name))
+
+    return load
+
+
+def load_reference(folder: Path) -> Any:
+    """diffusers' AudioLDM2Pipeline with GPT2LMHeadModel, silent, on the CPU in FP32."""
+    import torch
+    from diffusers import AudioLDM2Pipeline
+    from transformers import GPT2LMHeadModel
+
+    language_model = GPT2LMHeadModel.from_pretrained(folder / "language_model", dtype=torch.float32)
+    pipeline = AudioLDM2Pipeline.from_pretrained(folder, language_model=language_model)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
