@@ -12,7 +12,7 @@ from runtime.bundle import AudioSpec
 from runtime.engine import Array
 from runtime.errors import InputError
 
-LONGEST_S = 86_400.0  # a day: beyond it a duration is a slip, and sizes overflow before memory can be checked
+LONGEST_S = 1e9  # far more than fits in memory, which is checked later with the numbers: sizes must not overflow first
 
 
 @dataclass(frozen=True, kw_only=True)
