@@ -26,6 +26,8 @@ def staged(out: Path) -> Iterator[Path]:
         raise BuildError(f"{out.parent} cannot be made: {error.strerror}") from error
     partial, old = out.parent / f".{out.name}.partial", out.parent / f".{out.name}.old"
     with _lock(out):
+        if old.exists() and not out.exists():  # a build was killed between its two renames
+            old.rename(out)
         for leftover in (partial, old):  # of a build that was killed
             shutil.rmtree(leftover, ignore_errors=True)
         partial.mkdir()

@@ -23,6 +23,12 @@ def check_output(path: Path, *, as_float: bool = False) -> None:
         raise InputError(f"output '{path}': the extension must be {' or '.join(EXTENSIONS)}")
     if as_float and path.suffix.lower() == ".flac":
         raise InputError(f"output '{path}': FLAC holds no floating point; use .wav with --float")
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # a new file; its folder is looked at below
+    except (OSError, ValueError) as error:  # a name too long, a folder that may not be entered, a null byte
+        raise InputError(f"output '{path}' cannot be used: {error}") from error
     if path.is_dir():
         raise InputError(f"output '{path}' is a folder")
     if not path.parent.is_dir():
@@ -44,7 +50,10 @@ def write_audio(path: Path, waveform: npt.NDArray[np.float32], sample_rate_hz: i
     if peak > 1.0 and not as_float:
         logger.warning("peak %.2f is beyond full scale: scaled by %.3f to fit (use --float to keep it)", peak, 1 / peak)
         waveform = waveform / peak
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".partial-", suffix=path.suffix)
+    except OSError as error:
+        raise InputError(f"output '{path}' could not be written: {error}") from error
     os.close(handle)
     partial = Path(name)
     try:

@@ -6,9 +6,10 @@
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -47,7 +48,7 @@ class EngineSpec(_Part, frozen=True):
     height h; empty where memory does not grow with it.
     """
 
-    files: tuple[FileSpec, ...]
+    files: Annotated[tuple[FileSpec, ...], msgspec.Meta(min_length=1)]
     backend: str
     precision: str
     inputs: dict[str, TensorSpec]
@@ -145,7 +146,7 @@ class Bundle:
     @property
     def rebuild_command(self) -> str:
         """The command that makes this bundle anew."""
-        return f"python -m export build --checkpoint {self.manifest.checkpoint.id} --out {self.folder}"
+        return _build_command(self.manifest.checkpoint.id, self.folder)
 
     def path(self, file: FileSpec) -> Path:
         """Check the hash of one of the bundle's files and return its path. Raises BundleError if it was altered."""
@@ -171,9 +172,16 @@ class Bundle:
     def _check_presence(self, file: FileSpec) -> Path:
         name = PurePosixPath(file.name)
         path = self.folder / name
-        if name.is_absolute() or ".." in name.parts or not path.resolve().is_relative_to(self.folder.resolve()):
+        try:
+            inside, found = path.resolve().is_relative_to(self.folder.resolve()), path.is_file()
+        except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, a null byte
+            raise BundleError(
+                f"{self.folder / MANIFEST}: file name {file.name!r} cannot be used: {error}; "
+                f"rebuild: {self.rebuild_command}"
+            ) from error
+        if name.is_absolute() or ".." in name.parts or not inside:
             raise BundleError(f"{self.folder / MANIFEST}: file name '{file.name}' leaves the bundle; do not use it")
-        if not path.is_file():
+        if not found:
             raise BundleError(f"{path} is missing; rebuild: {self.rebuild_command}")
         if path.stat().st_size != file.size_bytes:
             raise BundleError(
@@ -245,14 +253,18 @@ def find_bundle(engines: str | None, environment: Mapping[str, str]) -> Path:
     return found[0]
 
 
+def _build_command(checkpoint: str, folder: Path) -> str:
+    return shlex.join(["python", "-m", "export", "build", "--checkpoint", checkpoint, "--out", str(folder)])
+
+
 def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
-    rebuild = f"rebuild it: python -m export build --checkpoint ID_OR_FOLDER --out {folder}"
+    rebuild = f"rebuild it: {_build_command('ID_OR_FOLDER', folder)}"
     try:
         raw = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise BundleError(f"{folder} is no bundle (it has no {MANIFEST}); {rebuild}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path} cannot be read: {error}; {rebuild}") from error
     schema = raw.get("schema") if isinstance(raw, dict) else None
     if schema != SCHEMA:

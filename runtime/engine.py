@@ -26,6 +26,10 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     min_shape: tuple[int, ...]
     max_shape: tuple[int | None, ...]
 
+    def __post_init__(self) -> None:
+        if not len(self.axes) == len(self.min_shape) == len(self.max_shape):
+            raise ValueError(f"axes {self.axes}, min_shape and max_shape need one entry an axis")
+
     def mismatch(self, array: Array) -> str | None:
         """Say what is wrong with `array`, or None if it fits."""
         if str(array.dtype) != self.dtype:

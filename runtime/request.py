@@ -12,6 +12,8 @@ from runtime.bundle import AudioSpec
 from runtime.engine import Array
 from runtime.errors import InputError
 
+LONGEST_S = 1e9  # far more than fits in memory, which is checked later with the numbers: sizes must not overflow first
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -97,11 +99,17 @@ def _guided(guidance_scale: float) -> bool:
 
 
 def _number(name: str, value: Any, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise InputError(f"{name} has to be a finite number, got {value!r}")
-    if not low <= value <= high:
+    try:
+        number = float(value)
+    except OverflowError:  # an int beyond the largest float
+        number = math.inf
+    if not math.isfinite(number):
+        raise InputError(f"{name} has to be a finite number, got {value!r}")
+    if not low <= number <= high:
         raise InputError(f"{name} has to be {low:g} to {high:g}, got {value!r}")
-    return float(value)
+    return number
 
 
 def _integer(name: str, value: Any) -> int:
@@ -114,9 +122,7 @@ def _samples(audio: AudioSpec, duration_s: float | None) -> int:
     if duration_s is None:
         return audio.default_latent_height * audio.vae_scale_factor * audio.hop_samples
     shortest = audio.hop_samples * audio.vae_scale_factor / audio.sample_rate_hz
-    if _number("audio_length_in_s", duration_s, -math.inf, math.inf) < shortest:
-        raise InputError(f"audio_length_in_s has to be at least {shortest:g} s, got {duration_s!r}")
-    return int(duration_s * audio.sample_rate_hz)
+    return int(_number("audio_length_in_s", duration_s, shortest, LONGEST_S) * audio.sample_rate_hz)
 
 
 def _latent_shape(audio: AudioSpec, rows: int, samples: int) -> tuple[int, int, int, int]:
@@ -126,9 +132,15 @@ def _latent_shape(audio: AudioSpec, rows: int, samples: int) -> tuple[int, int, 
 
 
 def _latents(latents: Array, shape: tuple[int, int, int, int]) -> Array:
-    array = np.ascontiguousarray(latents, np.float32)
+    try:
+        array = np.asarray(latents)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"latents are no array: {str(error).splitlines()[0]}") from error
+    if array.dtype.kind not in "fiu":
+        raise InputError(f"latents have to hold real numbers, got {array.dtype}")
     if array.shape != shape:
         raise InputError(f"latents have shape {array.shape}, this call needs {shape}: (waveforms, channels, time, mel)")
+    array = np.ascontiguousarray(array, np.float32)
     if not np.isfinite(array).all():
         raise InputError("latents hold NaN or Inf")
     return array

@@ -1,0 +1,42 @@
+"""What several unit tests share: specs like the published checkpoint's, and a check of one-line errors."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from runtime.bundle import AudioSpec, FeatureExtractorSpec
+
+ROOT = Path(__file__).parents[2]
+
+AUDIO = AudioSpec(
+    sample_rate_hz=16_000,
+    hop_samples=160,
+    mel_bins=64,
+    latent_channels=8,
+    default_latent_height=256,
+    vae_scale_factor=4,
+    vae_scaling_factor=0.4,
+)
+EXTRACTOR = FeatureExtractorSpec(
+    sample_rate_hz=48_000,
+    fft_samples=1024,
+    hop_samples=480,
+    mel_bins=64,
+    min_frequency_hz=0,
+    max_frequency_hz=14_000,
+    max_samples=480_000,
+    padding="repeatpad",
+)
+
+
+@contextmanager
+def raises_line(kind: type[Exception], *fragments: str) -> Iterator[None]:
+    """The block raises `kind` with a message of one line that holds every fragment."""
+    with pytest.raises(kind) as caught:
+        yield
+    line = str(caught.value)
+    assert len(line.splitlines()) == 1, f"not one line: {line!r}"
+    for fragment in fragments:
+        assert fragment in line, f"no {fragment!r} in {line!r}"

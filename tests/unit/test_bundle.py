@@ -1,0 +1,334 @@
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from runtime.bundle import (
+    ENGINES_VARIABLE,
+    MANIFEST,
+    SCHEMA,
+    Bundle,
+    CheckpointSpec,
+    EngineSpec,
+    FileSpec,
+    Manifest,
+    OpenEngines,
+    ParityCheck,
+    TokenizerSpec,
+    describe_file,
+    find_bundle,
+    write_manifest,
+)
+from runtime.engine import TensorSpec
+from runtime.errors import BundleError, EngineError
+from tests.unit.helpers import AUDIO, EXTRACTOR, raises_line
+
+BUILD = "python -m export build --checkpoint"
+REBUILD = f"{BUILD} someone/some-model --out"
+Edit = Callable[[dict[str, Any]], None]
+
+
+def make_bundle(folder: Path) -> Manifest:
+    """A bundle with two engines of random bytes, one of them in two files, and a tokenizer."""
+    folder.mkdir(parents=True)
+    for name in ("vocoder.onnx", "unet.onnx", "unet.weights", "tokenizer.json"):
+        (folder / name).write_bytes(np.random.default_rng().bytes(1_000))
+    spec = TensorSpec(dtype="float32", axes=("rows", "size"), min_shape=(1, 1), max_shape=(None, None))
+
+    def engine(*names: str) -> EngineSpec:
+        return EngineSpec(
+            files=tuple(describe_file(folder, name) for name in names),
+            backend="onnxruntime",
+            precision="fp32",
+            inputs={"x": spec},
+            outputs={"y": spec},
+            activation_bytes=(0.0, 1e6),
+            tolerance=1e-4,
+            parity=(ParityCheck(sizes={"rows": 2, "size": 8}, relative_error=1e-6),),
+        )
+
+    manifest = Manifest(
+        schema=SCHEMA,
+        checkpoint=CheckpointSpec(id="someone/some-model", revision="0" * 40, weights_sha256="1" * 64),
+        versions={"torch": "2"},
+        audio=AUDIO,
+        max_new_tokens=8,
+        scheduler={"_class_name": "DDIMScheduler"},
+        feature_extractor=EXTRACTOR,
+        tokenizers={
+            "text_encoder": TokenizerSpec(file=describe_file(folder, "tokenizer.json"), max_length=512, pad_token_id=1)
+        },
+        engines={"unet": engine("unet.onnx", "unet.weights"), "vocoder": engine("vocoder.onnx")},
+    )
+    write_manifest(folder, manifest)
+    return manifest
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    make_bundle(tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+def edit(folder: Path, change: Edit) -> None:
+    raw = json.loads((folder / MANIFEST).read_text())
+    change(raw)
+    (folder / MANIFEST).write_text(json.dumps(raw))
+
+
+def rename_unet(name: str) -> Edit:
+    def change(raw: dict[str, Any]) -> None:
+        raw["engines"]["unet"]["files"][0]["name"] = name
+
+    return change
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    written = make_bundle(tmp_path / "bundle")
+    bundle = Bundle.read(str(tmp_path / "bundle"))
+    assert bundle.manifest == written
+    assert [file.name for file in written.files()] == ["tokenizer.json", "unet.onnx", "unet.weights", "vocoder.onnx"]
+    for file in written.files():
+        assert bundle.path(file) == tmp_path / "bundle" / file.name
+
+
+def test_manifest_is_for_people_too(folder: Path) -> None:
+    lines = (folder / MANIFEST).read_text().splitlines()
+    assert len(lines) > 50
+    assert list(json.loads("\n".join(lines))) == list(Manifest.__struct_fields__)
+
+
+@pytest.mark.parametrize("name", ["unet.onnx", "unet.weights", "tokenizer.json"])
+def test_missing_file(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with raises_line(BundleError, name, "missing", REBUILD, str(folder)):
+        Bundle.read(folder)
+
+
+@pytest.mark.parametrize("name", ["unet.onnx", "unet.weights", "tokenizer.json"])
+@pytest.mark.parametrize("size", [0, 999, 1_001])
+def test_file_of_another_size(folder: Path, name: str, size: int) -> None:
+    os.truncate(folder / name, size)
+    with raises_line(BundleError, name, f"{size} bytes", "1000", REBUILD, str(folder)):
+        Bundle.read(folder)
+
+
+@pytest.mark.parametrize("name", ["unet.onnx", "unet.weights"])
+def test_altered_engine_is_found_when_it_is_opened(folder: Path, name: str) -> None:
+    content = bytearray((folder / name).read_bytes())
+    content[500] ^= 1
+    (folder / name).write_bytes(content)
+    bundle = Bundle.read(folder)  # sizes are right: reading stays cheap
+    with raises_line(BundleError, name, "altered", "SHA-256", REBUILD):
+        bundle.open("unet")
+    with raises_line(EngineError, "vocoder.onnx", "refused"):  # its hash is right, its content was never ONNX
+        bundle.open("vocoder")
+
+
+def test_file_lost_after_reading(folder: Path) -> None:
+    bundle = Bundle.read(folder)
+    (folder / "unet.onnx").unlink()
+    with raises_line(BundleError, "unet.onnx", "missing", REBUILD):
+        bundle.open("unet")
+
+
+@pytest.mark.parametrize(
+    "name", ["/etc/hostname", "../secret.bin", "sub/../../secret.bin", "link.bin", "linked/secret.bin"]
+)
+def test_file_name_that_leaves_the_bundle(folder: Path, name: str) -> None:
+    secret = folder.parent / "secret.bin"
+    secret.write_bytes(bytes(1_000))
+    (folder / "link.bin").symlink_to(secret)
+    (folder / "linked").symlink_to(folder.parent)
+    edit(folder, rename_unet(name))
+    with raises_line(BundleError, MANIFEST, f"'{name}'", "leaves the bundle"):
+        Bundle.read(folder)
+
+
+@pytest.mark.parametrize("name", ["", ".", "sub/none.onnx", "a" * 300, "nul\0byte"])
+def test_file_name_of_no_file(folder: Path, name: str) -> None:
+    edit(folder, rename_unet(name))
+    with raises_line(BundleError):
+        Bundle.read(folder)
+
+
+def test_symlink_loop(folder: Path) -> None:
+    (folder / "loop").symlink_to(folder / "loop")
+    edit(folder, rename_unet("loop"))
+    with raises_line(BundleError, "loop"):
+        Bundle.read(folder)
+
+
+def test_bundle_behind_a_symlink(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "current").symlink_to(folder)
+    assert Bundle.read(tmp_path / "current").manifest.schema == SCHEMA
+
+
+@pytest.mark.parametrize("schema", [SCHEMA + 1, SCHEMA - 1, None, str(SCHEMA)])
+def test_other_schema(folder: Path, schema: object) -> None:
+    edit(folder, lambda raw: raw.update(schema=schema, unknown="of another time"))
+    with raises_line(BundleError, MANIFEST, f"schema {schema!r}", f"schema {SCHEMA}", BUILD, str(folder)):
+        Bundle.read(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "fragments"),
+    [
+        (lambda raw: raw.update(colour="red"), ("colour",)),
+        (lambda raw: raw["audio"].update(colour="red"), ("colour", "audio")),
+        (lambda raw: raw["engines"]["unet"].update(colour="red"), ("colour", "engines")),
+        (lambda raw: raw["engines"]["unet"]["inputs"]["x"].update(colour="red"), ("colour", "inputs")),
+        (lambda raw: raw["engines"]["unet"]["files"][0].update(colour="red"), ("colour", "files")),
+        (lambda raw: raw.pop("audio"), ("audio",)),
+        (lambda raw: raw["audio"].update(hop_samples="160"), ("hop_samples",)),
+        (lambda raw: raw["engines"]["unet"].update(files=[]), ("files",)),
+        (lambda raw: raw["engines"]["unet"]["inputs"]["x"].update(axes=["rows"]), ("inputs",)),
+    ],
+)
+def test_manifest_of_another_form(folder: Path, change: Edit, fragments: tuple[str, ...]) -> None:
+    edit(folder, change)
+    with raises_line(BundleError, MANIFEST, "not a valid manifest", BUILD, str(folder), *fragments):
+        Bundle.read(folder)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b'{"schema": 1,\n "audio"', b"\x00\xff\xfe", b"[" * 100_000],
+    ids=["empty", "cut", "binary", "deep"],
+)
+def test_broken_json(folder: Path, content: bytes) -> None:
+    (folder / MANIFEST).write_bytes(content)
+    with raises_line(BundleError, MANIFEST, "cannot be read", BUILD, str(folder)):
+        Bundle.read(folder)
+
+
+@pytest.mark.parametrize("content", [b"[]", b"1", b"null", b'"text"', b"{}"])
+def test_json_of_something_else(folder: Path, content: bytes) -> None:
+    (folder / MANIFEST).write_bytes(content)
+    with raises_line(BundleError, MANIFEST, "schema None", BUILD):
+        Bundle.read(folder)
+
+
+def test_manifest_is_a_folder(folder: Path) -> None:
+    (folder / MANIFEST).unlink()
+    (folder / MANIFEST).mkdir()
+    with raises_line(BundleError, MANIFEST, "cannot be read", BUILD):
+        Bundle.read(folder)
+
+
+@pytest.mark.parametrize("kind", ["file", "nothing", "empty folder"])
+def test_no_bundle_there(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "bundle"
+    if kind == "file":
+        path.write_text("text")
+    elif kind == "empty folder":
+        path.mkdir()
+    with raises_line(BundleError, str(path), "no bundle", MANIFEST, f"--out {path}"):
+        Bundle.read(path)
+
+
+def test_rebuild_commands_can_be_pasted(tmp_path: Path) -> None:
+    folder = tmp_path / "my bundle"
+    make_bundle(folder)
+    (folder / "unet.onnx").unlink()
+    with raises_line(BundleError, f"--out '{folder}'"):
+        Bundle.read(folder)
+    (folder / MANIFEST).unlink()
+    with raises_line(BundleError, f"--out '{folder}'"):
+        Bundle.read(folder)
+
+
+def test_unknown_engine_lists_the_known(folder: Path) -> None:
+    with raises_line(BundleError, "'vae'", "unet, vocoder", REBUILD):
+        Bundle.read(folder).open("vae")
+
+
+def test_describe_file_sees_content_and_size(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
+    assert describe_file(tmp_path, "a") == FileSpec(name="a", size_bytes=3, sha256=digest)
+
+
+class Opened:
+    def __init__(self) -> None:
+        self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_engines_are_opened_once_and_closed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[tuple[str, str]] = []
+
+    def load(path: Path, *, device: str, **_: object) -> Opened:
+        loads.append((path.name, device))
+        return Opened()
+
+    monkeypatch.setattr("runtime.bundle.load_engine", load)
+    engines = OpenEngines(Bundle.read(folder), "cpu")
+    assert list(engines) == ["unet", "vocoder"]
+    assert len(engines) == 2
+    assert loads == []
+    unet = engines["unet"]
+    engines.open("unet", "vocoder")
+    assert loads == [("unet.onnx", "cpu"), ("vocoder.onnx", "cpu")]
+    engines.close()
+    assert unet.closed
+    assert engines["unet"] is not unet
+    assert len(loads) == 3
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def put(*names: str) -> None:
+    for name in names:
+        folder = Path("engines", name)
+        folder.mkdir(parents=True)
+        (folder / MANIFEST).write_text("{}")
+
+
+def test_find_bundle_by_precedence(workplace: Path) -> None:
+    put("only")
+    assert find_bundle("asked", {ENGINES_VARIABLE: "named"}) == Path("asked")
+    assert find_bundle(None, {ENGINES_VARIABLE: "named"}) == Path("named")
+    assert find_bundle(None, {ENGINES_VARIABLE: ""}) == Path("engines/only")
+    assert find_bundle(None, {"HOME": str(workplace)}) == Path("engines/only")
+
+
+@pytest.mark.usefixtures("workplace")
+def test_find_bundle_overlooks_what_is_none() -> None:
+    put("only", ".only.partial", ".only.old")
+    Path("engines/notes").mkdir()
+    Path("engines/README.md").write_text("text")
+    assert find_bundle(None, {}) == Path("engines/only")
+
+
+@pytest.mark.usefixtures("workplace")
+@pytest.mark.parametrize("names", [[], [".a.partial"]])
+def test_find_bundle_without_any(names: list[str]) -> None:
+    put(*names)
+    with raises_line(BundleError, "no bundle", f"{BUILD} cvssp/audioldm2", "demo"):
+        find_bundle(None, {})
+
+
+@pytest.mark.usefixtures("workplace")
+def test_find_bundle_among_several() -> None:
+    put("b", "a")
+    with raises_line(BundleError, "engines/a, engines/b", "--engines", ENGINES_VARIABLE):
+        find_bundle(None, {})
+
+
+def test_manifest_is_frozen(folder: Path) -> None:
+    manifest = Bundle.read(folder).manifest
+    with pytest.raises(AttributeError):
+        manifest.schema = 2
+    assert msgspec.json.decode(msgspec.json.encode(manifest), type=Manifest) == manifest
