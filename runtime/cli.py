@@ -5,11 +5,19 @@ import json
 import logging
 import os
 import sys
+import time
 import traceback
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from runtime.errors import AudioLDM2Error, InputError
+
+if TYPE_CHECKING:
+    from runtime.batch import Outcome
 
 DESCRIPTION = "Turn a text prompt into an audio file with prebuilt AudioLDM2 engines."
 EPILOG = "Build engines first: python -m export build --checkpoint cvssp/audioldm2 (or --checkpoint demo)."
@@ -17,10 +25,13 @@ EPILOG = "Build engines first: python -m export build --checkpoint cvssp/audiold
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the arguments, make sound. Returns the exit status: 0, 1 for a known error, 130 for Ctrl-C."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if (options.prompt is None) == (options.prompts_file is None):
+        parser.error("give either a PROMPT or --prompts-file")
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.ERROR if options.quiet else logging.WARNING)
     try:
-        _run(options)
+        return _run(options)
     except KeyboardInterrupt:
         print("interrupted: no file was written", file=sys.stderr)
         return 130
@@ -29,15 +40,22 @@ def main(arguments: list[str] | None = None) -> int:
             traceback.print_exc()
         print(f"error: {error or 'out of memory'}", file=sys.stderr)
         return 1
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="trt-audioldm2", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
     add = parser.add_argument
-    add("prompt", help="what to hear")
+    add("prompt", nargs="?", metavar="PROMPT", help="what to hear")
+    add("--prompts-file", type=Path, metavar="FILE", help="many prompts: one a line, or JSON lines")
+    add("--batch-size", type=int, default=1, metavar="N", help="prompts rendered at once (default: %(default)s)")
     add("--engines", metavar="FOLDER", help="the bundle (default: $TRT_AUDIOLDM2_ENGINES, or the only one in engines/)")
-    add("--output", "-o", type=Path, default=Path("output.wav"), help=".wav or .flac (default: %(default)s)")
+    add(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help=".wav or .flac (default: output.wav); with --prompts-file a pattern with "
+        "{index}, {line}, {seed} or {prompt} (default: output-{index:04d}.wav)",
+    )
     add("--negative-prompt", metavar="TEXT", help="what not to hear")
     add("--steps", type=int, default=200, help="denoising steps (default: %(default)s)")
     add(
@@ -65,54 +83,116 @@ def _seeds(text: str) -> int | list[int]:
     return seeds[0] if len(seeds) == 1 else seeds
 
 
-def _run(options: argparse.Namespace) -> None:
-    # imported here so that --help and a mistyped flag answer at once
+def _run(options: argparse.Namespace) -> int:
+    from runtime.bundle import find_bundle  # here and below: --help and a mistyped flag answer at once
+
+    if options.num_waveforms < 1 or options.batch_size < 1:
+        raise InputError("--num-waveforms and --batch-size have to be at least 1")
+    folder = partial(find_bundle, options.engines, os.environ)
+    return _run_one(options, folder) if options.prompts_file is None else _run_many(options, folder)
+
+
+def _run_one(options: argparse.Namespace, folder: Callable[[], Path]) -> int:
     from tqdm import tqdm
 
     from runtime.audio import check_output, write_audio
-    from runtime.bundle import find_bundle
     from runtime.pipeline import AudioLDM2Pipeline
 
-    check_output(options.output, as_float=options.float)
-    pipeline = AudioLDM2Pipeline.from_pretrained(find_bundle(options.engines, os.environ))
-    if options.num_waveforms < 1:
-        raise InputError(f"--num-waveforms has to be at least 1, got {options.num_waveforms}")
+    output = Path(options.output or "output.wav")
+    check_output(output, as_float=options.float)
+    pipeline = AudioLDM2Pipeline.from_pretrained(folder())
     with tqdm(total=options.steps, unit="step", disable=options.quiet or None, leave=False) as bar:
         result = pipeline(
             options.prompt,
             audio_length_in_s=options.duration,
-            num_inference_steps=options.steps,
-            guidance_scale=options.guidance_scale,
             negative_prompt=options.negative_prompt,
-            num_waveforms_per_prompt=options.num_waveforms,
-            eta=options.eta,
             seed=options.seed,
             callback=lambda *_: bar.update(),
+            **_call_arguments(options),
         )
     best = result.audios[0]
-    write_audio(options.output, best, result.sampling_rate, as_float=options.float)
-    duration = len(best) / result.sampling_rate
-    summary = {
-        "file": str(options.output),
-        "duration_s": duration,
+    write_audio(output, best, result.sampling_rate, as_float=options.float)
+    score = None if result.scores is None else float(result.scores[0])
+    summary: dict[str, Any] = {
+        "file": str(output),
+        "duration_s": len(best) / result.sampling_rate,
         "seed": result.seeds[0] if len(result.seeds) == 1 else list(result.seeds),
-        "score": None if result.scores is None else float(result.scores[0]),
+        "score": score,
         "timings_s": {stage: round(seconds, 4) for stage, seconds in result.timings.items()},
-        "real_time_factor": round(sum(result.timings.values()) / duration, 4),
+        "real_time_factor": round(sum(result.timings.values()) * result.sampling_rate / len(best), 4),
     }
+    stages = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in result.timings.items())
+    _say(
+        options,
+        summary,
+        f"{output}: {summary['duration_s']:.2f} s, seed {','.join(map(str, result.seeds))}{_score(score)}"
+        f" | {stages} | real-time factor {summary['real_time_factor']:.2f}",
+    )
+    return 0
+
+
+def _run_many(options: argparse.Namespace, folder: Callable[[], Path]) -> int:
+    from runtime.batch import DEFAULT_PATTERN, Job, Line, read_jobs, run_jobs, summary_of
+    from runtime.pipeline import AudioLDM2Pipeline
+
+    if isinstance(options.seed, list):
+        raise InputError("--seed with --prompts-file takes one value; a JSON line may have its own")
+    defaults = Line(prompt="", negative_prompt=options.negative_prompt, seed=options.seed, duration=options.duration)
+    pattern = options.output or DEFAULT_PATTERN
+    read = list(read_jobs(options.prompts_file, pattern, defaults, as_float=options.float))
+    jobs = [item for item in read if isinstance(item, Job)]
+    outcomes = [item for item in read if not isinstance(item, Job)]
+    for outcome in outcomes:
+        _report(options, outcome)
+    start = time.perf_counter()
+    if jobs:
+        pipeline = AudioLDM2Pipeline.from_pretrained(folder())
+        for outcome in run_jobs(pipeline, jobs, options.batch_size, as_float=options.float, **_call_arguments(options)):
+            outcomes.append(outcome)
+            _report(options, outcome)
+    summary = summary_of(outcomes, time.perf_counter() - start)
+    failed = f", failed: lines {', '.join(map(str, summary['failed']))}" if summary["failed"] else ""
+    factor = f" (real-time factor {summary['real_time_factor']:.2f})" if summary["written"] else ""
+    _say(
+        options,
+        summary,
+        f"{summary['written']} of {len(outcomes)} written, {summary['duration_s']:.2f} s of audio in "
+        f"{summary['seconds']:.2f} s{factor}{failed}",
+    )
+    return 1 if summary["failed"] else 0
+
+
+def _call_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """What every call of a run shares."""
+    return {
+        "num_inference_steps": options.steps,
+        "guidance_scale": options.guidance_scale,
+        "num_waveforms_per_prompt": options.num_waveforms,
+        "eta": options.eta,
+    }
+
+
+def _report(options: argparse.Namespace, outcome: "Outcome") -> None:
+    """One line for one line of a prompts file: errors on stderr."""
+    if outcome.error is not None and not options.json:
+        print(f"error: line {outcome.number}: {outcome.error}", file=sys.stderr)
+        return
+    _say(
+        options,
+        {**asdict(outcome), "output": outcome.output and str(outcome.output)},
+        f"{outcome.output}: {outcome.duration_s:.2f} s, seed {outcome.seed}{_score(outcome.score)}",
+    )
+
+
+def _say(options: argparse.Namespace, fields: dict[str, Any], line: str) -> None:
     if options.json:
-        print(json.dumps(summary))
+        print(json.dumps(fields), flush=True)
     elif not options.quiet:
-        stages = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in result.timings.items())
-        score = f", score {summary['score']:.3f}" if result.scores is not None else ""
-        print(
-            f"{options.output}: {duration:.2f} s, seed {_joined(result.seeds)}{score} | {stages} | "
-            f"real-time factor {summary['real_time_factor']:.2f}"
-        )
+        print(line, flush=True)
 
 
-def _joined(seeds: tuple[int, ...]) -> str:
-    return ",".join(str(seed) for seed in seeds)
+def _score(score: float | None) -> str:
+    return "" if score is None else f", score {score:.3f}"
 
 
 if __name__ == "__main__":

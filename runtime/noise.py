@@ -43,7 +43,7 @@ class TorchGenerator:
 
 
 class SeededNoise:
-    """Noise for a batch: one stream for the whole batch, or one a row when there are as many seeds as rows."""
+    """Noise for a batch, its rows shared equally among the seeds: one for all, one a prompt, or one a row."""
 
     def __init__(self, seeds: Sequence[int]) -> None:
         self._generators = [TorchGenerator(seed) for seed in seeds]
@@ -51,13 +51,12 @@ class SeededNoise:
     def randn(self, shape: Sequence[int]) -> npt.NDArray[np.float32]:
         """Standard normals of `shape` (rows first), float32.
 
-        Raises InputError when there are several seeds and not one a row.
+        Raises InputError when the rows cannot be shared equally.
         """
-        if len(self._generators) == 1:
-            return self._generators[0].randn(shape)
-        if len(self._generators) != shape[0]:
+        rows, rest = divmod(shape[0], len(self._generators))
+        if rest:
             raise InputError(f"{len(self._generators)} seeds for {shape[0]} waveforms: give one, or one a waveform")
-        return np.stack([generator.randn(shape[1:]) for generator in self._generators])
+        return np.concatenate([generator.randn((rows, *shape[1:])) for generator in self._generators])
 
 
 def _box_muller(uniforms: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

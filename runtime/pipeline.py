@@ -30,7 +30,7 @@ class AudioOutput:
 
     audios: npt.NDArray[np.float32]  # (rows, samples), nominally -1 to 1
     sampling_rate: int  # Hz
-    seeds: tuple[int, ...]  # one for the whole batch, or one a row
+    seeds: tuple[int, ...]  # one for the whole batch, one a prompt, or one a row
     scores: npt.NDArray[np.float32] | None = None  # (rows,), CLAP cosine similarity; None if not ranked
     timings: dict[str, float] = field(default_factory=dict)  # seconds by stage
 
@@ -106,7 +106,7 @@ class AudioLDM2Pipeline:
             return AudioOutput(audios, self._audio.sample_rate_hz, request.seeds, None, clock.seconds)
         with clock("rank"):
             scores, order = self._rank(audios, request)
-        seeds = request.seeds if len(request.seeds) == 1 else tuple(request.seeds[i] for i in order)
+        seeds = tuple(request.seeds[i] for i in order) if len(request.seeds) == request.rows else request.seeds
         return AudioOutput(audios[order], self._audio.sample_rate_hz, seeds, scores[order], clock.seconds)
 
     def close(self) -> None:

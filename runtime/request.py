@@ -66,7 +66,7 @@ def check_request(
         guidance_scale=float(guidance_scale),
         num_waveforms_per_prompt=waveforms,
         eta=_number("eta", eta, 0.0, 1.0),
-        seeds=_seeds(seed, rows),
+        seeds=_seeds(seed, len(prompts), rows),
         latents=latents,
     )
 
@@ -146,12 +146,12 @@ def _latents(latents: Array, shape: tuple[int, int, int, int]) -> Array:
     return array
 
 
-def _seeds(seed: int | Sequence[int] | None, rows: int) -> tuple[int, ...]:
+def _seeds(seed: int | Sequence[int] | None, prompts: int, rows: int) -> tuple[int, ...]:
     if seed is None:
         return (secrets.randbelow(2**31),)
     seeds = tuple(seed) if isinstance(seed, list | tuple) else (seed,)
     if any(isinstance(s, bool) or not isinstance(s, int | np.integer) or not 0 <= s < 2**64 for s in seeds):
         raise InputError(f"seed has to be an integer from 0 to 2**64 - 1, or a list of them, got {seed!r}")
-    if len(seeds) not in (1, rows):
-        raise InputError(f"seed has {len(seeds)} values for {rows} waveforms: give one, or one a waveform")
+    if len(seeds) not in (1, prompts, rows):
+        raise InputError(f"seed has {len(seeds)} values for {rows} waveforms: give one, one a prompt or one a waveform")
     return tuple(int(s) for s in seeds)

@@ -71,7 +71,7 @@ def test_other_seed_other_noise() -> None:
 def test_below_sixteen_elements() -> None:
     with raises_line(InputError, "16", "(3, 5)"):
         TorchGenerator(0).randn((3, 5))
-    with raises_line(InputError, "16", "(15,)"):
+    with raises_line(InputError, "16", "(1, 15)"):
         SeededNoise([0, 1]).randn((2, 15))  # it is the row that counts
 
 

@@ -65,7 +65,7 @@ def test_negative_prompts_match_a_list_of_prompts(negative: Any) -> None:
         check(prompt=["rain", "sun"], negative_prompt=negative)
 
 
-@pytest.mark.parametrize(("count", "fragment"), [(2, "2 values for 4"), (3, "3 values for 4"), (5, "5 values for 4")])
+@pytest.mark.parametrize(("count", "fragment"), [(3, "3 values for 4"), (5, "5 values for 4")])
 def test_seed_count(count: int, fragment: str) -> None:
     with raises_line(InputError, "seed", fragment):
         check(prompt=["rain", "sun"], num_waveforms_per_prompt=2, seed=list(range(count)))
