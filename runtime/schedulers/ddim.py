@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from runtime.schedulers.bounds import SampleBounds
 from runtime.schedulers.noise_schedule import NoiseSchedule, trained_timesteps
 from runtime.schedulers.plan import PREDICTION, Plan, Step, Weights
@@ -23,8 +21,8 @@ class DDIMScheduler(SampleBounds, NoiseSchedule):
 
     def plan(self, num_inference_steps: int, *, eta: float = 0.0) -> Plan:
         """Equation 12 of the paper, folded into weights. `eta` 0 is deterministic, 1 is DDPM's variance."""
-        alphas = self.alphas(rescale=self.rescale_betas_zero_snr)
-        final = np.float32(1) if self.set_alpha_to_one else alphas[0]
+        alphas = self.alphas(rescale=self.rescale_betas_zero_snr).tolist()
+        final = 1.0 if self.set_alpha_to_one else alphas[0]
         stride = self.num_train_timesteps // num_inference_steps
         steps = []
         for t in trained_timesteps(
@@ -34,11 +32,9 @@ class DDIMScheduler(SampleBounds, NoiseSchedule):
             steps.append(self._step(t, alphas[t], previous, eta))
         return Plan(steps=tuple(steps), bound=self.bound())
 
-    def _step(self, timestep: int, alpha: np.float32, previous: np.float32, eta: float) -> Step:
-        # in float32, as the reference: the differences cancel
+    def _step(self, timestep: int, alpha: float, previous: float, eta: float) -> Step:
         variance = (1 - previous) / (1 - alpha) * (1 - alpha / previous)
-        std = eta * float(np.sqrt(variance))
-        clean, noise = predictions(self.prediction_type, float(alpha) ** 0.5, float(1 - alpha) ** 0.5)
-        direction = float(1 - previous) - std**2
-        update = PREDICTION * float(previous) ** 0.5 + noise * max(direction, 0.0) ** 0.5
+        std = eta * max(variance, 0.0) ** 0.5
+        clean, noise = predictions(self.prediction_type, alpha**0.5, (1 - alpha) ** 0.5)
+        update = PREDICTION * previous**0.5 + noise * max(1 - previous - std**2, 0.0) ** 0.5
         return Step(timestep=timestep, prediction=clean, update=update + Weights(noise=std) if eta > 0 else update)

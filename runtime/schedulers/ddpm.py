@@ -4,8 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from runtime.errors import InputError
 from runtime.schedulers.bounds import SampleBounds
 from runtime.schedulers.noise_schedule import NoiseSchedule, check_descending, trained_timesteps
@@ -35,27 +33,26 @@ class DDPMScheduler(SampleBounds, NoiseSchedule):
                 f"variance_type {self.variance_type!r} needs a model that predicts its variance, which this one does "
                 f"not: {', '.join(VARIANCES)}"
             )
-        alphas = self.alphas(rescale=self.rescale_betas_zero_snr)
+        alphas = self.alphas(rescale=self.rescale_betas_zero_snr).tolist()
         if timesteps is not None:
             whole = check_descending(timesteps, self.num_train_timesteps)
         else:
             whole = trained_timesteps(
                 self.timestep_spacing, num_inference_steps or 0, self.num_train_timesteps, self.steps_offset
             )
-        previous = [*(alphas[t] for t in whole[1:]), np.float32(1)]
+        previous = [*(alphas[t] for t in whole[1:]), 1.0]
         steps = [self._step(t, alphas[t], before) for t, before in zip(whole, previous, strict=True)]
         return Plan(steps=tuple(steps), bound=self.bound())
 
-    def _step(self, timestep: int, alpha: np.float32, previous: np.float32) -> Step:
-        # in float32, as the reference: the differences cancel
+    def _step(self, timestep: int, alpha: float, previous: float) -> Step:
         ratio = alpha / previous
         beta = 1 - ratio
-        update = PREDICTION * float(np.sqrt(previous) * beta / (1 - alpha))
-        update = update + SAMPLE * float(np.sqrt(ratio) * (1 - previous) / (1 - alpha))
+        update = PREDICTION * (previous**0.5 * beta / (1 - alpha))
+        update = update + SAMPLE * (ratio**0.5 * (1 - previous) / (1 - alpha))
         if timestep > 0:
-            small = max((1 - previous) / (1 - alpha) * beta, np.float32(1e-20))
-            update = update + Weights(noise=self._std(float(small), float(beta)))
-        clean, _ = predictions(self.prediction_type, float(alpha) ** 0.5, float(1 - alpha) ** 0.5)
+            small = max((1 - previous) / (1 - alpha) * beta, 1e-20)
+            update = update + Weights(noise=self._std(small, beta))
+        clean, _ = predictions(self.prediction_type, alpha**0.5, (1 - alpha) ** 0.5)
         return Step(timestep=timestep, prediction=clean, update=update)
 
     def _std(self, small: float, large: float) -> float:

@@ -1,6 +1,5 @@
 """DEIS (Zhang and Chen, arXiv:2204.13902), multistep in log rho, rho = b / a."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -61,13 +60,13 @@ def integrals(rhos: Sequence[float]) -> list[float]:
     With u = log(rho / start), the integral of P(u) e^u is e^u (P - P' + P'' ...)(u).
     """
     *known, start, end = rhos
-    nodes = [math.log(rho / start) for rho in (*known, start)][::-1]
-    top = math.log(end / start)
+    nodes = [np.log(rho / start) for rho in (*known, start)][::-1]
+    top = np.log(end / start)
     values = []
     for j, node in enumerate(nodes):
         others = [other for k, other in enumerate(nodes) if k != j]
         lagrange = Polynomial.fromroots(others) if others else Polynomial([1.0])
         primitive = sum(((-1) ** k * lagrange.deriv(k) for k in range(1, len(nodes))), start=lagrange)
         scale = np.prod([np.float64(node - other) for other in others])
-        values.append(float(start * (math.exp(top) * primitive(top) - primitive(0.0)) / scale))
+        values.append(float(start * (np.exp(top) * primitive(top) - primitive(0.0)) / scale))
     return values

@@ -47,7 +47,7 @@ class DPMSolverSinglestepScheduler(DPMSolver):
     def _levels(
         self, count: int | None, own: Sequence[float] | None, alphas: Floats, table: Floats
     ) -> tuple[Doubles, Doubles]:
-        count = count or len(own or ())
+        count = count or len(() if own is None else own)
         spacing = self.spacing() or ("flow" if self.use_flow_sigmas else None)
         if spacing is not None:
             return self.respaced(spacing, count, table)

@@ -42,6 +42,7 @@ class EulerDiscreteScheduler(SigmaSpace):
         if continuous and timesteps is not None:
             raise InputError("timesteps cannot be given with timestep_type continuous and v_prediction")
         table = training_sigmas(self.alphas(rescale=self.rescale_betas_zero_snr, floor=ZERO_SNR_ALPHA))
+        self.spacing()
         if sigmas is not None:
             levels = np.asarray(sigmas, np.float32)
             told = to_timesteps(levels[:-1], table)
@@ -95,15 +96,14 @@ class EulerAncestralDiscreteScheduler(SigmaSpace):
         sigmas = closed(at_timesteps(timesteps, table))
         check_first(timesteps)
         steps = []
-        for t, here, there in zip(timesteps.tolist(), sigmas, sigmas[1:], strict=False):
-            up, down = ancestral(here, there)
-            sigma = float(here)
+        for t, sigma, following in zip(timesteps.tolist(), sigmas.tolist(), sigmas[1:].tolist(), strict=False):
+            up, down = ancestral(sigma, following)
             steps.append(
                 Step(
                     timestep=t,
                     input_scale=model_scale(sigma),
                     prediction=sigma_prediction(self.prediction_type, sigma, has_sample=False),
-                    update=SAMPLE + slope(sigma) * (float(down) - sigma) + Weights(noise=float(up)),
+                    update=SAMPLE + slope(sigma) * (down - sigma) + Weights(noise=up),
                 )
             )
         return Plan(
@@ -111,11 +111,9 @@ class EulerAncestralDiscreteScheduler(SigmaSpace):
         )
 
 
-def ancestral(here: np.float32, there: np.float32) -> tuple[np.float32, np.float32]:
-    """How much noise a step adds and how low it goes before: up^2 + down^2 = there^2.
+def ancestral(here: float, there: float) -> tuple[float, float]:
+    """How much noise a step adds and how low it goes before: up^2 + down^2 = there^2, down = there^2 / here.
 
-    In float32, as the reference: the differences cancel.
+    The reference takes down from the difference, in float32, which loses it where a step is long.
     """
-    up = np.sqrt(there**2 * (here**2 - there**2) / here**2)
-    down = np.sqrt(np.maximum(there**2 - up**2, np.float32(0)))
-    return up, down
+    return there * (1 - (there / here) ** 2) ** 0.5, there**2 / here

@@ -26,7 +26,7 @@ class KDPM2DiscreteScheduler(SigmaSpace):
         if self.use_karras_sigmas:
             timesteps = np.round(timesteps)
         sigmas = closed(levels)
-        turns = [self._turn(here, there) for here, there in pairwise(sigmas)]
+        turns = [self._turn(here, there) for here, there in pairwise(sigmas.tolist())]
         middles = np.array([middle for middle, _, _ in turns], np.float32)
         calls = np.empty(2 * len(timesteps) - 1)
         calls[::2] = timesteps
@@ -35,12 +35,12 @@ class KDPM2DiscreteScheduler(SigmaSpace):
         steps = []
         for i, t in enumerate(calls.tolist()):
             middle, end, noise = turns[i // 2]
-            steps.append(self._step(i, t, float(sigmas[i // 2]), float(middle), float(end), noise))
+            steps.append(self._step(i, t, float(sigmas[i // 2]), middle, end, noise))
         return self._whole(steps, timesteps, sigmas)
 
-    def _turn(self, here: np.float32, there: np.float32) -> tuple[np.float32, np.float32, float | None]:
-        """The sigma in the middle, the one at the end, and how much noise follows."""
-        return _middle(here, there), there, None
+    def _turn(self, here: float, there: float) -> tuple[float, float, float | None]:
+        """The sigma in the middle, geometrically, the one at the end, and how much noise follows."""
+        return (here * there) ** 0.5, there, None
 
     def _step(self, i: int, timestep: float, start: float, middle: float, end: float, noise: float | None) -> Step:
         first = i % 2 == 0
@@ -68,13 +68,6 @@ class KDPM2DiscreteScheduler(SigmaSpace):
 class KDPM2AncestralDiscreteScheduler(KDPM2DiscreteScheduler):
     """Fields and defaults of diffusers' KDPM2AncestralDiscreteScheduler. Noise is drawn at every second call."""
 
-    def _turn(self, here: np.float32, there: np.float32) -> tuple[np.float32, np.float32, float | None]:
+    def _turn(self, here: float, there: float) -> tuple[float, float, float | None]:
         up, down = ancestral(here, there)
-        return _middle(here, down), down, float(up)
-
-
-def _middle(here: np.float32, there: np.float32) -> np.float32:
-    """Geometric mean, by way of float32 logarithms as in the reference; 0 if one is 0."""
-    if there == 0:
-        return np.float32(0)
-    return np.float32(np.exp((np.log(here) + np.log(there)) / np.float32(2)))
+        return (here * down) ** 0.5, down, up

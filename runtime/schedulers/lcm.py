@@ -7,7 +7,7 @@ import numpy as np
 
 from runtime.errors import InputError
 from runtime.schedulers.bounds import SampleBounds
-from runtime.schedulers.noise_schedule import Floats, NoiseSchedule, check_descending
+from runtime.schedulers.noise_schedule import NoiseSchedule, check_descending
 from runtime.schedulers.plan import PREDICTION, SAMPLE, Plan, Step, Weights
 from runtime.schedulers.predictions import predictions
 
@@ -34,7 +34,7 @@ class LCMScheduler(SampleBounds, NoiseSchedule):
                 f"original_inference_steps is {self.original_inference_steps}, this model takes 1 to "
                 f"{self.num_train_timesteps}"
             )
-        alphas = self.alphas(rescale=self.rescale_betas_zero_snr)
+        alphas = self.alphas(rescale=self.rescale_betas_zero_snr).tolist()
         if timesteps is not None:
             whole = check_descending(timesteps, self.num_train_timesteps)
         else:
@@ -50,13 +50,13 @@ class LCMScheduler(SampleBounds, NoiseSchedule):
         learnt = [stride * i - 1 for i in range(original, 0, -1)]
         return [learnt[i] for i in np.floor(np.linspace(0, original, count, endpoint=False)).astype(int)]
 
-    def _step(self, timestep: int, following: int | None, alphas: Floats) -> Step:
+    def _step(self, timestep: int, following: int | None, alphas: list[float]) -> Step:
         alpha = alphas[timestep]
         scaled = timestep * self.timestep_scaling
         total = scaled**2 + _SIGMA_DATA**2
-        clean, _ = predictions(self.prediction_type, float(alpha) ** 0.5, float(1 - alpha) ** 0.5)
+        clean, _ = predictions(self.prediction_type, alpha**0.5, (1 - alpha) ** 0.5)
         update = PREDICTION * (scaled / total**0.5) + SAMPLE * (_SIGMA_DATA**2 / total)
         if following is not None:
             after = alphas[following]
-            update = update * float(after) ** 0.5 + Weights(noise=float(1 - after) ** 0.5)
+            update = update * after**0.5 + Weights(noise=(1 - after) ** 0.5)
         return Step(timestep=timestep, prediction=clean, update=update)

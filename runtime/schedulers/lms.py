@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from runtime.schedulers.noise_schedule import Floats
+from runtime.schedulers.noise_schedule import Doubles, Floats
 from runtime.schedulers.plan import SAMPLE, Plan, Step, past
 from runtime.schedulers.predictions import model_scale, sigma_prediction, slope
-from runtime.schedulers.sigmas import SigmaSpace, check_first, closed, training_sigmas
+from runtime.schedulers.sigmas import SigmaSpace, check_first, closed, karras, training_sigmas
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(4)  # exact up to degree 7
 _ORDER = 4
@@ -16,7 +16,7 @@ _ORDER = 4
 
 @dataclass(frozen=True, kw_only=True)
 class LMSDiscreteScheduler(SigmaSpace):
-    """Fields and defaults of diffusers' LMSDiscreteScheduler."""
+    """Fields and defaults of diffusers' LMSDiscreteScheduler. Its Karras sigmas keep to the timesteps' range."""
 
     def plan(self, num_inference_steps: int) -> Plan:
         """Adams-Bashforth over uneven steps: up to four slopes, fewer at the start."""
@@ -29,6 +29,10 @@ class LMSDiscreteScheduler(SigmaSpace):
         return Plan(
             steps=tuple(steps), init_noise_sigma=self.init_noise_sigma(sigmas), sigmas=tuple(map(float, sigmas))
         )
+
+    def laid_out(self, spacing: str, high: float, low: float, count: int) -> Doubles:
+        """Sigmas of that spacing from high to low."""
+        return karras(high, low, count) if spacing == "karras" else super().laid_out(spacing, high, low, count)
 
     def _step(self, i: int, timestep: float, sigmas: Floats) -> Step:
         sigma = float(sigmas[i])

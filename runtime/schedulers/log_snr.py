@@ -74,7 +74,7 @@ class LogSNRSpace(Thresholding, spacings.SigmaSpacing):
         if not flow:
             raise InputError("flow_prediction needs a solver that works on the clean sample")
         clean = SAMPLE - OUTPUT * level.sigma
-        return clean, (SAMPLE - clean * level.a) * (1 / level.b)
+        return clean, (SAMPLE - clean * level.a) * (1 / level.sigma)
 
     def row(
         self,
@@ -88,10 +88,11 @@ class LogSNRSpace(Thresholding, spacings.SigmaSpacing):
     ) -> Step:
         """A step whose history holds clean samples, or else noises."""
         predicted, noise = self.conversions(level, flow=flow)
+        flow_model = self.prediction_type == "flow_prediction"  # sigma is then what the noise was scaled by
         if clean:
             entry = PREDICTION
         elif self.thresholding:
-            entry = (SAMPLE - PREDICTION * level.a) * (1 / level.b)
+            entry = (SAMPLE - PREDICTION * level.a) * (1 / (level.sigma if flow_model else level.b))
         else:
             entry = noise
         return Step(timestep=timestep, prediction=predicted, entry=entry, update=update, save=save)

@@ -33,7 +33,7 @@ class UniPCMultistepScheduler(LogSNRSpace):
         """Algorithms 5 to 8 of the paper. A step's update corrects the sample it was given, then predicts the next."""
         self._check(sigmas)
         table = training_sigmas(self.alphas(rescale=self.rescale_betas_zero_snr, floor=ZERO_SNR_ALPHA))
-        timesteps, levels = self._levels(num_inference_steps or len(sigmas or ()), table, sigmas)
+        timesteps, levels = self._levels(num_inference_steps or len(() if sigmas is None else sigmas), table, sigmas)
         points = [self.level(sigma) for sigma in levels]
         steps = []
         previous = 0

@@ -4,14 +4,17 @@ import contextlib
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import diffusers
 import numpy as np
 import torch
+from diffusers.utils import torch_utils
 
 from runtime.noise import TorchGenerator
 from runtime.schedulers import Plan, State, advance, make_plan
+from runtime.schedulers.noise_schedule import rescale_zero_terminal_snr
 
 SHAPE = (2, 3, 4, 16)  # rows, channels, time, mel
 Denoiser = Callable[[np.ndarray, float], np.ndarray]
@@ -72,7 +75,7 @@ def coordinates_for(config: dict[str, Any], alphas: np.ndarray) -> Callable[[flo
 def build(config: dict[str, Any]) -> Any:
     """The reference's scheduler of a config, without its deprecation warnings."""
     config = dict(config)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _our_rescaling():
         warnings.simplefilter("ignore")
         return getattr(diffusers, config["_class_name"]).from_config(config)
 
@@ -108,7 +111,7 @@ def reference(
         samples, timesteps = [], []
         for t in scheduler.timesteps:
             seen = scheduler.scale_model_input(sample, t).numpy()
-            output = denoise(seen, float(t)).astype(seen.dtype)
+            output = denoise(seen, float(np.float32(t))).astype(seen.dtype)  # a UNet rounds what it is told
             sample = scheduler.step(torch.from_numpy(output), t, sample, return_dict=False, **extra)[0]
             samples.append(sample.numpy().copy())
             timesteps.append(float(t))
@@ -116,6 +119,29 @@ def reference(
     if scheduler.order == 2:
         sigmas = [*sigmas[: len(timesteps) : 2], sigmas[-1]]
     return Trajectory(samples, timesteps, sigmas, init)
+
+
+@contextlib.contextmanager
+def _our_rescaling() -> Iterator[None]:
+    """The reference with our rescale_zero_terminal_snr, in which 1 - beta cancels: torch's float32 sqrt, which is not
+    rounded correctly on every CPU, moves the lowest sigma by 4e-5. test_rescaling compares the two functions.
+    """
+    modules = [m for m in _modules() if hasattr(m, "rescale_zero_terminal_snr")]
+    originals = [module.rescale_zero_terminal_snr for module in modules]
+    for module in modules:
+        module.rescale_zero_terminal_snr = lambda betas: torch.from_numpy(rescale_zero_terminal_snr(betas.numpy()))
+    try:
+        yield
+    finally:
+        for module, original in zip(modules, originals, strict=True):
+            module.rescale_zero_terminal_snr = original
+
+
+def _modules() -> list[Any]:
+    names = [name for name in vars(diffusers.schedulers) if name.startswith("scheduling_")]
+    return [
+        vars(diffusers.schedulers)[name] for name in names if isinstance(vars(diffusers.schedulers)[name], ModuleType)
+    ]
 
 
 def _widen(scheduler: Any) -> None:
@@ -126,12 +152,8 @@ def _widen(scheduler: Any) -> None:
 
 @contextlib.contextmanager
 def _doubled() -> Iterator[None]:
-    """Noise is drawn in float32 and widened; `.to(torch.float32)` of samples inside the reference becomes double."""
-    import importlib
-
-    from diffusers.utils import torch_utils
-
-    original, to = torch_utils.randn_tensor, torch.Tensor.to
+    """Float32 tables are widened where the reference makes tensors of them, and noise where it is drawn."""
+    original, to, from_numpy = torch_utils.randn_tensor, torch.Tensor.to, torch.from_numpy
 
     def drawn(shape: Any, **kwargs: Any) -> torch.Tensor:
         return original(shape, **{**kwargs, "dtype": torch.float32}).double()
@@ -140,18 +162,17 @@ def _doubled() -> Iterator[None]:
         narrowing = torch.float32 in args or kwargs.get("dtype") is torch.float32
         return self if narrowing and self.dtype == torch.float64 else to(self, *args, **kwargs)
 
-    modules = [
-        importlib.import_module(f"diffusers.schedulers.{name}")
-        for name in vars(diffusers.schedulers)
-        if name.startswith("scheduling_") and hasattr(vars(diffusers.schedulers)[name], "randn_tensor")
-    ]
+    def widened(array: np.ndarray) -> torch.Tensor:
+        return from_numpy(array.astype(np.float64) if array.dtype == np.float32 else array)
+
+    modules = [module for module in _modules() if hasattr(module, "randn_tensor")]
     for module in modules:
         module.randn_tensor = drawn
-    torch.Tensor.to = kept
+    torch.Tensor.to, torch.from_numpy = kept, widened
     try:
         yield
     finally:
-        torch.Tensor.to = to
+        torch.Tensor.to, torch.from_numpy = to, from_numpy
         for module in modules:
             module.randn_tensor = original
 
@@ -164,15 +185,17 @@ def ours(
     *,
     seed: int = 0,
     eta: float = 0.0,
+    double: bool = False,
 ) -> tuple[Plan, Trajectory]:
-    """The trajectory of a plan, as the pipeline runs it."""
+    """The trajectory of a plan, as the pipeline runs it, or in float64."""
     plan = make_plan(config, eta=eta, **arguments)
+    dtype = np.float64 if double else np.float32
     generator = TorchGenerator(seed)
-    state = State(sample=first * np.float32(plan.init_noise_sigma))
+    state = State(sample=(first * np.float32(plan.init_noise_sigma)).astype(dtype))
     samples = []
     for step in plan.steps:
-        seen = state.sample * np.float32(step.input_scale)
-        state = advance(plan, step, state, denoise(seen, step.timestep).astype(np.float32), generator.randn)
+        output = denoise(state.sample * dtype(step.input_scale), float(np.float32(step.timestep))).astype(dtype)
+        state = advance(plan, step, state, output, lambda shape: generator.randn(shape).astype(dtype))
         samples.append(state.sample)
     timesteps = [step.timestep for step in plan.steps]
     return plan, Trajectory(samples, timesteps, list(plan.sigmas), plan.init_noise_sigma)
