@@ -56,6 +56,6 @@ class DDPMScheduler(SampleBounds, NoiseSchedule):
         return Step(timestep=timestep, prediction=clean, update=update)
 
     def _std(self, small: float, large: float) -> float:
-        if self.variance_type == "fixed_large_log":  # the reference takes the root of a logarithm, which is not real
-            return math.nan
+        if self.variance_type == "fixed_large_log":  # the reference takes the root of a logarithm: not real below 1
+            return 0.0 if large == 1 else math.nan
         return math.sqrt(large if self.variance_type == "fixed_large" else small)

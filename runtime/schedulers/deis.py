@@ -7,8 +7,8 @@ import numpy as np
 from numpy.polynomial import Polynomial
 
 from runtime.errors import InputError
-from runtime.schedulers.log_snr import LogSNRSpace, told
-from runtime.schedulers.plan import SAMPLE, Plan, past
+from runtime.schedulers.log_snr import Level, LogSNRSpace, told
+from runtime.schedulers.plan import SAMPLE, Plan, Weights, past
 from runtime.schedulers.sigmas import at_timesteps, closed, training_sigmas
 
 
@@ -41,6 +41,11 @@ class DEISMultistepScheduler(LogSNRSpace):
                 update = update + past(place) * (points[i + 1].a * coefficient)
             steps.append(self.row(t, points[i], update, clean=False))
         return self.whole(steps, sigmas)
+
+    def conversions(self, level: Level, *, flow: bool = True) -> tuple[Weights, Weights]:
+        """The clean sample, and the noise that it leaves: with flow sigmas not what a v prediction says of it."""
+        clean, _ = super().conversions(level, flow=flow)
+        return clean, self.remainder(clean, level)
 
     def _check(self) -> None:
         self.check_order()

@@ -35,7 +35,7 @@ def exponential(algorithm: str, start: Level, end: Level) -> Exponential:
     if algorithm == "sde-dpmsolver++":
         k = 2 * h
         z = np.expm1(-k)
-        noise = Weights(noise=end.b * np.sqrt(-z))
+        noise = Weights(noise=end.b * np.sqrt(max(-z, 0.0)))  # the last step may have no length, give or take
         d2 = -end.a * ((z + k) / k**2 + 0.5)  # + 0.5 is the reference's sign; the ODE's is - 0.5
         base = end.b / start.b * np.exp(-h)
         return Exponential(base, -end.a * z, -0.5 * end.a * z, end.a * (z / k + 1), d2, noise)
@@ -43,7 +43,7 @@ def exponential(algorithm: str, start: Level, end: Level) -> Exponential:
     if algorithm == "dpmsolver":
         d2 = -end.b * ((z - h) / h**2 - 0.5)
         return Exponential(end.a / start.a, -end.b * z, -0.5 * end.b * z, -end.b * (z / h - 1), d2, Weights())
-    noise = Weights(noise=end.b * np.sqrt(np.expm1(2 * h)))
+    noise = Weights(noise=end.b * np.sqrt(max(np.expm1(2 * h), 0.0)))
     return Exponential(end.a / start.a, -2 * end.b * z, -end.b * z, -2 * end.b * (z / h - 1), np.nan, noise)
 
 

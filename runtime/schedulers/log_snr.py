@@ -63,6 +63,8 @@ class LogSNRSpace(Thresholding, spacings.SigmaSpacing):
     def level(self, sigma: float) -> Level:
         """The level at sigma = b / a, or of flow models sigma = b = 1 - a."""
         raw = np.float64(sigma)
+        if self.use_flow_sigmas and raw >= 1:
+            raise InputError(f"use_flow_sigmas needs sigmas below 1, but the spacing reaches {raw:g}")
         a = 1 - raw if self.use_flow_sigmas else (raw**2 + 1) ** -0.5
         b = raw if self.use_flow_sigmas else raw * a
         return Level(raw, a, b, np.log(a) - np.log(b))
@@ -74,7 +76,12 @@ class LogSNRSpace(Thresholding, spacings.SigmaSpacing):
         if not flow:
             raise InputError("flow_prediction needs a solver that works on the clean sample")
         clean = SAMPLE - OUTPUT * level.sigma
-        return clean, (SAMPLE - clean * level.a) * (1 / level.sigma)
+        return clean, self.remainder(clean, level)
+
+    def remainder(self, clean: Weights, level: Level) -> Weights:
+        """The noise that a clean sample leaves. With flow prediction the reference divides by sigma, not b."""
+        scale = level.sigma if self.prediction_type == "flow_prediction" else level.b
+        return (SAMPLE - clean * level.a) * (1 / scale)
 
     def row(
         self,
@@ -88,11 +95,10 @@ class LogSNRSpace(Thresholding, spacings.SigmaSpacing):
     ) -> Step:
         """A step whose history holds clean samples, or else noises."""
         predicted, noise = self.conversions(level, flow=flow)
-        flow_model = self.prediction_type == "flow_prediction"  # sigma is then what the noise was scaled by
         if clean:
             entry = PREDICTION
         elif self.thresholding:
-            entry = (SAMPLE - PREDICTION * level.a) * (1 / (level.sigma if flow_model else level.b))
+            entry = self.remainder(PREDICTION, level)
         else:
             entry = noise
         return Step(timestep=timestep, prediction=predicted, entry=entry, update=update, save=save)
@@ -105,5 +111,7 @@ class LogSNRSpace(Thresholding, spacings.SigmaSpacing):
 def told(timesteps: Doubles) -> list[int]:
     """Timesteps as these references tell them to the model: cut to whole numbers."""
     whole = np.trunc(timesteps)
+    if not np.isfinite(whole).all():
+        raise InputError("this schedule has timesteps that are not finite: take other options or more steps")
     spacings.check_first(whole)
     return [int(t) for t in whole]

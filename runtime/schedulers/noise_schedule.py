@@ -119,11 +119,12 @@ def check_descending(timesteps: Sequence[float], train_steps: int) -> list[int]:
 
 
 def linspace(start: float, end: float, count: int) -> Floats:
-    """torch.linspace in float32, which counts from both ends."""
-    step = np.float32((np.float32(end) - np.float32(start)) / np.float32(max(count - 1, 1)))
-    index = np.arange(count, dtype=np.float32)
-    low, high = np.float32(start) + step * index, np.float32(end) - step * (np.float32(count - 1) - index)
-    return np.where(np.arange(count) < count // 2, low, high).astype(np.float32)
+    """torch.linspace in float32: it counts from both ends, and rounds each product and sum once, together."""
+    low, high = np.float32(start), np.float32(end)
+    step = np.float64((high - low) / np.float32(max(count - 1, 1)))
+    index = np.arange(count)
+    values = np.where(index < count // 2, low + step * index, high - step * (count - 1 - index))
+    return values.astype(np.float32)
 
 
 def _cosine(t: float) -> float:

@@ -89,7 +89,7 @@ class UniPCMultistepScheduler(LogSNRSpace):
         sigmas = np.array(start, np.float64)
         sigmas = self.flow_shift * sigmas / (1 + (self.flow_shift - 1) * sigmas)
         if self.shift_terminal:
-            sigmas = 1 - (1 - sigmas) * (1 - self.shift_terminal) / (1 - sigmas[-1])
+            sigmas = 1 - (1 - sigmas) / ((1 - sigmas[-1]) / (1 - self.shift_terminal))
         if abs(sigmas[0] - 1) < _NEAR_ONE:  # keeps the log-SNR finite
             sigmas[0] -= _NEAR_ONE
         return sigmas
