@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from runtime.errors import InputError
 from runtime.schedulers.bounds import SampleBounds
 from runtime.schedulers.noise_schedule import NoiseSchedule, check_descending, trained_timesteps
@@ -57,5 +59,5 @@ class DDPMScheduler(SampleBounds, NoiseSchedule):
 
     def _std(self, small: float, large: float) -> float:
         if self.variance_type == "fixed_large_log":  # the reference takes the root of a logarithm: not real below 1
-            return 0.0 if large == 1 else math.nan
+            return 0.0 if np.float32(large) == 1 else math.nan
         return math.sqrt(large if self.variance_type == "fixed_large" else small)

@@ -97,7 +97,9 @@ class LogSNRSpace(Thresholding, spacings.SigmaSpacing):
         predicted, noise = self.conversions(level, flow=flow)
         if clean:
             entry = PREDICTION
-        elif self.thresholding:
+        elif self.bound():
+            if self.prediction_type != "flow_prediction":
+                predicted = (SAMPLE - noise * level.b) * (1 / level.a)
             entry = self.remainder(PREDICTION, level)
         else:
             entry = noise
