@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from runtime.errors import InputError
@@ -197,7 +197,13 @@ def explore(name: str, examples: int) -> None:
     outcomes: Counter[str] = Counter()
     worst = 0.0
 
-    @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        phases=(Phase.explicit, Phase.generate),  # shrinking takes minutes and says little more
+        suppress_health_check=list(HealthCheck),
+    )
     @given(run=runs(name))
     def check(run: tuple[dict[str, Any], dict[str, Any], float, int]) -> None:
         nonlocal worst
