@@ -178,11 +178,8 @@ def advance(plan: Plan, step: Step, state: State, output: Array, randn: Callable
 
 
 def _combine(weights: Weights, arrays: dict[str, Array], history: tuple[Array, ...] = ()) -> Array:
+    """The combination in the sample's dtype, summed in float64: one rounding, and latents are too small to feel it."""
     terms = [(getattr(weights, name), array) for name, array in arrays.items()]
     terms += zip(weights.history, history, strict=False)
-    terms = sorted(((w, array) for w, array in terms if w), key=lambda term: -abs(term[0]))
-    # The largest weight is applied last, to the sum: where terms cancel, its rounding then does no harm.
-    scale, total = terms[0]
-    for weight, array in terms[1:]:
-        total = total + array.dtype.type(weight / scale) * array
-    return total.dtype.type(scale) * total
+    total: Array = sum(float(weight) * array.astype(np.float64) for weight, array in terms if weight)
+    return total.astype(arrays["sample"].dtype)

@@ -2,9 +2,10 @@
 
 The bar is a relative L2 distance of 1e-5 at every step. The reference's float32 arithmetic loses more than that in some
 configs, and then no float32 program can meet it but by chance. So where the bar is missed, the reference's own code is
-run in float64, and three things must hold: the loss is the reference's own (at least a fifth of the distance), ours is
-of its size or smaller, and our tables carried out in float64 agree with it to 1e-5 (1e-6 without noise: seeded normals
-agree to a unit in the last place only). Measured where this was written, relative losses of the reference | ours:
+run in float64, and three things must hold: the loss is the reference's own (at least a third of the distance), ours is
+smaller (or twice it at worst, where both come of the rounding of one or two model outputs), and our tables carried out in
+float64 agree with it to 1e-5 (1e-6 without noise: seeded normals agree to a unit in the last place only). Measured where
+this was written, losses of the reference | ours, the medians of ours over theirs being 0.001 to 1.0 by class:
 - epsilon prediction from a high sigma (x0 = x - sigma epsilon: 1e-7 grows by sigma): 1e-5 at sigma 157, 2e-4 | 2e-4 at
   zero terminal SNR (sigma 4096), 1e-3 | 1e-3 at squaredcos_cap_v2 (sigma 2e4). One or two steps; more make it small.
 - v prediction there, DDPM, LMS, PNDM and the multistep solvers: tables rounded to float32 cancel, 1e-3 | 1e-7.
@@ -187,8 +188,8 @@ def compare(config: dict[str, Any], arguments: dict[str, Any], eta: float, seed:
     drawn = any(step.update.noise is not None for step in plan.steps)
     lost = {"ours": harness.worst(mine, exact), "theirs": harness.worst(theirs, exact)}
     assert harness.worst(wide, exact) <= (1e-5 if drawn else 1e-6), lost
-    assert lost["theirs"] >= distance / 5, lost
-    assert lost["ours"] <= max(BAR, 4 * lost["theirs"]), lost
+    assert lost["theirs"] >= distance / 3, lost
+    assert lost["ours"] <= max(BAR, 2 * lost["theirs"]), lost
     return "reference loses", distance
 
 
@@ -224,13 +225,13 @@ def test_every_scheduler_is_covered() -> None:
 
 @pytest.mark.parametrize("name", scheduler_names())
 def test_random_configs(name: str) -> None:
-    explore(name, 60)
+    explore(name, 30 if name.startswith("KDPM2") else 60)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", scheduler_names())
 def test_many_random_configs(name: str) -> None:
-    explore(name, 1500)
+    explore(name, 400 if name.startswith("KDPM2") else 1500)
 
 
 @pytest.mark.parametrize("steps", STEPS)

@@ -52,10 +52,8 @@ def _check_integrals(weights: list[float], nodes: list[float], variable: Any) ->
 def test_linspace_is_torch_s() -> None:
     for start, end in ((1e-4, 0.02), (0.0015**0.5, 0.0195**0.5), (-6, 6)):
         theirs = torch.linspace(start, end, 1000, dtype=torch.float32).numpy()
-        assert (
-            np.count_nonzero(linspace(start, end, 1000) != theirs) <= 5
-        )  # once each 1000, by a unit in the last place
-        np.testing.assert_array_max_ulp(linspace(start, end, 1000), theirs, 4)
+        assert np.count_nonzero(linspace(start, end, 1000) != theirs) <= 5  # torch rounds some of them twice
+        np.testing.assert_allclose(linspace(start, end, 1000), theirs, rtol=3e-7)
 
 
 def test_rescaling_reaches_zero_snr() -> None:
