@@ -18,7 +18,7 @@ from runtime.request import Request, check_request
 from runtime.schedulers import State, advance, make_plan
 from runtime.scoring import cosine_scores
 
-Callback = Callable[[int, int, Array], None]
+Callback = Callable[[int, float, Array], None]
 TEXT_STAGE = ("text_encoder", "text_encoder_2", "projection_model", "language_model")
 AUDIO_STAGE = ("unet", "vae_decoder", "vocoder")
 SCORING_STAGE = ("audio_encoder",)
@@ -67,7 +67,7 @@ class AudioLDM2Pipeline:
 
         `seed`, one or one a waveform, gives the latents of `torch.Generator("cpu")` (it is drawn and returned if None);
         `latents` (rows, channels, height, width), float32, take their place. `callback(step, timestep, latents)` is
-        called after each step. Raises InputError, BundleError, EngineError or NumericsError, each with one line.
+        called after each step, which some schedulers make of several model calls. Raises InputError, BundleError, EngineError or NumericsError, each with one line.
         """
         request = check_request(
             self._audio,
@@ -94,10 +94,12 @@ class AudioLDM2Pipeline:
             first = noise.randn(request.latent_shape) if request.latents is None else request.latents
             state = State(sample=first * np.float32(plan.init_noise_sigma))
             for i, step in enumerate(plan.steps):
-                output = self._predict(state.sample, step.timestep, conditioning, request)
+                scaled = state.sample * np.float32(step.input_scale)
+                output = self._predict(scaled, step.timestep, conditioning, request)
                 state = advance(plan, step, state, output, noise.randn)
-                if callback is not None:
-                    callback(i, step.timestep, state.sample)
+                completed = plan.completed(i)
+                if callback is not None and completed is not None:
+                    callback(completed, step.timestep, state.sample)
         with clock("decode"):
             mel = self._decode(state.sample)  # (rows, frames, mel bins)
         with clock("vocode"):
@@ -121,7 +123,7 @@ class AudioLDM2Pipeline:
         ]
         return Conditioning.batch(encoded, request.num_waveforms_per_prompt)
 
-    def _predict(self, sample: Array, timestep: int, conditioning: Conditioning, request: Request) -> Array:
+    def _predict(self, sample: Array, timestep: float, conditioning: Conditioning, request: Request) -> Array:
         """The model's output at `sample`, (rows, channels, height, width), guided if the request is."""
         guided = request.negative_prompts is not None
         unet = self._engines["unet"]
@@ -133,7 +135,7 @@ class AudioLDM2Pipeline:
             "encoder_attention_mask_1": conditioning.attention_mask,
         }
         outputs = unet.run({name: feeds[name] for name in unet.inputs})  # some UNets attend to the first states only
-        output = ensure_finite(f"unet (timestep {timestep})", outputs["noise_pred"])
+        output = ensure_finite(f"unet (timestep {timestep:g})", outputs["noise_pred"])
         if not guided:
             return output
         unconditional, text = np.split(output, 2)

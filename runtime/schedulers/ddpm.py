@@ -1,0 +1,63 @@
+"""DDPM (Ho et al., arXiv:2006.11239): ancestral sampling of the learned reverse process."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from runtime.errors import InputError
+from runtime.schedulers.bounds import SampleBounds
+from runtime.schedulers.noise_schedule import NoiseSchedule, check_descending, trained_timesteps
+from runtime.schedulers.plan import PREDICTION, SAMPLE, Plan, Step, Weights
+from runtime.schedulers.predictions import predictions
+
+VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DDPMScheduler(SampleBounds, NoiseSchedule):
+    """Fields and defaults of diffusers' DDPMScheduler."""
+
+    more_beta_schedules = ("laplace", "sigmoid")
+
+    variance_type: str = "fixed_small"
+    clip_sample: bool = True
+    prediction_type: str = "epsilon"
+    timestep_spacing: str = "leading"
+    steps_offset: int = 0
+    rescale_betas_zero_snr: bool = False
+
+    def plan(self, num_inference_steps: int | None, *, timesteps: Sequence[float] | None = None) -> Plan:
+        """Equations 6 and 7 of the paper; noise is drawn at every timestep but 0."""
+        if self.variance_type not in VARIANCES:
+            raise InputError(
+                f"variance_type {self.variance_type!r} needs a model that predicts its variance, which this one does "
+                f"not: {', '.join(VARIANCES)}"
+            )
+        alphas = self.alphas(rescale=self.rescale_betas_zero_snr).tolist()
+        if timesteps is not None:
+            whole = check_descending(timesteps, self.num_train_timesteps)
+        else:
+            whole = trained_timesteps(
+                self.timestep_spacing, num_inference_steps or 0, self.num_train_timesteps, self.steps_offset
+            )
+        previous = [*(alphas[t] for t in whole[1:]), 1.0]
+        steps = [self._step(t, alphas[t], before) for t, before in zip(whole, previous, strict=True)]
+        return Plan(steps=tuple(steps), bound=self.bound())
+
+    def _step(self, timestep: int, alpha: float, previous: float) -> Step:
+        ratio = alpha / previous
+        beta = 1 - ratio
+        update = PREDICTION * (previous**0.5 * beta / (1 - alpha))
+        update = update + SAMPLE * (ratio**0.5 * (1 - previous) / (1 - alpha))
+        if timestep > 0:
+            small = max((1 - previous) / (1 - alpha) * beta, 1e-20)
+            update = update + Weights(noise=self._std(small, beta))
+        clean, _ = predictions(self.prediction_type, alpha**0.5, (1 - alpha) ** 0.5)
+        return Step(timestep=timestep, prediction=clean, update=update)
+
+    def _std(self, small: float, large: float) -> float:
+        if self.variance_type == "fixed_large_log":  # the reference takes the root of a logarithm: not real below 1
+            return 0.0 if np.float32(large) == 1 else math.nan
+        return math.sqrt(large if self.variance_type == "fixed_large" else small)
