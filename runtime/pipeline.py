@@ -67,7 +67,7 @@ class AudioLDM2Pipeline:
 
         `seed`, one or one a waveform, gives the latents of `torch.Generator("cpu")` (it is drawn and returned if None);
         `latents` (rows, channels, height, width), float32, take their place. `callback(step, timestep, latents)` is
-        called after each step, which some schedulers make of several model calls. Raises InputError, BundleError, EngineError or NumericsError, each with one line.
+        called after each step. Raises InputError, BundleError, EngineError or NumericsError, each with one line.
         """
         request = check_request(
             self._audio,

@@ -88,16 +88,6 @@ def spaced_timesteps(
     last = train_steps if last is None else last
     count = steps + spare
     if spacing == "leading":
-<<<<<<< HEAD
-        values = np.arange(steps, dtype=np.float64)[::-1] * (train_steps // steps) + offset
-    elif spacing == "linspace":
-        values = np.linspace(0, train_steps - 1, steps).round()[::-1]
-    elif spacing == "trailing":
-        values = np.round(np.arange(train_steps, 0, -train_steps / steps)) - 1
-    else:
-        raise InputError(f"unknown timestep_spacing {spacing!r}: leading, linspace or trailing")
-    if values[0] >= train_steps:
-=======
         return (np.arange(count, dtype=np.float64) * (last // count))[::-1][:steps] + offset
     if spacing == "linspace":
         return np.linspace(0, last - 1, count)[::-1][:steps]
@@ -110,7 +100,6 @@ def trained_timesteps(spacing: str, steps: int, train_steps: int, offset: int) -
     """Spaced timesteps for schedulers that look them up: whole, and known to the model."""
     values = [round(value) for value in spaced_timesteps(spacing, steps, train_steps, offset).tolist()]
     if values[0] >= train_steps or values[-1] < 0:
->>>>>>> 33ddc0fe95a1d09a8acfc773831fdc4ef12be08c
         raise InputError(
             f"{steps} steps with timestep_spacing {spacing} and steps_offset {offset} reach timestep "
             f"{values[0] if values[0] >= train_steps else values[-1]}; the model knows 0 to {train_steps - 1}: "
