@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="trt-audioldm2", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
     add = parser.add_argument
     add("prompt", help="what to hear")
+    add("--transcription", metavar="TEXT", help="what to say, for a speech checkpoint; the prompt describes the voice")
     add("--engines", metavar="FOLDER", help="the bundle (default: $TRT_AUDIOLDM2_ENGINES, or the only one in engines/)")
     add("--output", "-o", type=Path, default=Path("output.wav"), help=".wav or .flac (default: %(default)s)")
     add("--negative-prompt", metavar="TEXT", help="what not to hear")
@@ -52,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--num-waveforms", type=int, default=1, metavar="N", help="make N, keep the one CLAP ranks best (default: 1)")
     add("--seed", type=_seeds, metavar="N[,N...]", help="one, or one a waveform (default: drawn, and printed)")
     add("--eta", type=float, default=0.0, help="DDIM's noise, 0 to 1 (default: %(default)s)")
+    add("--max-new-tokens", type=int, metavar="N", help="GPT2's new embeddings (default: the checkpoint's)")
     add("--float", action="store_true", help="write 32-bit float WAV instead of 16-bit PCM")
     add("--quiet", "-q", action="store_true", help="print errors only")
     add("--json", action="store_true", help="print the result as one JSON line")
@@ -80,6 +82,7 @@ def _run(options: argparse.Namespace) -> None:
     with tqdm(total=options.steps, unit="step", disable=options.quiet or None, leave=False) as bar:
         result = pipeline(
             options.prompt,
+            transcription=options.transcription,
             audio_length_in_s=options.duration,
             num_inference_steps=options.steps,
             guidance_scale=options.guidance_scale,
@@ -87,6 +90,7 @@ def _run(options: argparse.Namespace) -> None:
             num_waveforms_per_prompt=options.num_waveforms,
             eta=options.eta,
             seed=options.seed,
+            max_new_tokens=options.max_new_tokens,
             callback=lambda *_: bar.update(),
         )
     best = result.audios[0]
