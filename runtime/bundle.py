@@ -69,7 +69,7 @@ class TokenizerSpec(_Part, frozen=True):
 class SpeechSpec(_Part, frozen=True):
     """What a speech checkpoint reads its transcription with: fields of VitsTokenizer, and what the model adds to them.
 
-    `file` is a `runtime.speech.Vocabulary`; the text encoder knows `embedding_rows` ids, its states have `hidden_width`.
+    `file` is a `runtime.speech.Vocabulary`; the text encoder knows `embedding_rows` ids, its states are `hidden_width`.
     """
 
     file: FileSpec

@@ -59,11 +59,14 @@ class VitsTokenizer:
         return ids, mask
 
     def ids(self, text: str) -> list[int]:
-        """Ids of the characters, cut at the model's limit with a warning. Raises InputError for one it has no row for.
+        """Ids of the characters, cut at the model's limit with a warning.
 
-        Where the checkpoint wants phonemes: MissingDependencyError without phonemizer or espeak-ng.
+        Raises InputError if there are none, or the model has no embedding for one: the reference fails there too. Where
+        the checkpoint wants phonemes, MissingDependencyError without phonemizer or espeak-ng.
         """
         tokens, limit = self._tokens(self._prepare(text)), self._spec.max_length
+        if not tokens:
+            raise InputError(f"transcription: there is nothing to say in {text!r}")
         if len(tokens) > limit:
             dropped = "".join(character for character, _ in tokens[limit:])
             logger.warning("the transcription is cut at %d tokens; dropped: %r", limit, dropped.strip())
