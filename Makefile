@@ -31,7 +31,7 @@ bench: .venv/export
 	touch $@
 
 .venv/dev: .venv/export
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[cpu,export,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[cpu,export,tts,dev]"
 	touch $@
 
 clean:

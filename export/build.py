@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
+
 from export.activation import activation_bytes
 from export.checkpoint import Checkpoint
 from export.components import COMPONENTS
+from export.consistency import check_consistency
 from export.demo import write_checkpoint
 from export.errors import CheckpointError
 from export.hub import fetch
@@ -23,6 +26,7 @@ from runtime.bundle import (
     CheckpointSpec,
     EngineSpec,
     Manifest,
+    SpeechSpec,
     TokenizerSpec,
     describe_file,
     write_manifest,
@@ -32,6 +36,7 @@ from runtime.engine import TensorSpec, load_engine
 DEMO = "demo"
 PACKAGES = ("trt-audioldm2", "torch", "diffusers", "transformers", "onnxruntime")
 TOKENIZERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}  # engine: part of the checkpoint
+VOCABULARY = "vocabulary.json"
 Report = Callable[[str], None]
 
 
@@ -56,6 +61,7 @@ def build(checkpoint: Checkpoint, out: Path, report: Report = print) -> None:
 
     Raises CheckpointError or BuildError, and then leaves no partial bundle.
     """
+    check_consistency(checkpoint)
     with staged(out) as folder:
         engines = {}
         for name in COMPONENTS:
@@ -71,7 +77,12 @@ def build(checkpoint: Checkpoint, out: Path, report: Report = print) -> None:
             max_new_tokens=checkpoint.max_new_tokens(),
             scheduler=checkpoint.scheduler(),
             feature_extractor=checkpoint.feature_extractor(),
-            tokenizers={name: _write_tokenizer(checkpoint, folder, part) for name, part in TOKENIZERS.items()},
+            tokenizers={
+                name: _write_tokenizer(checkpoint, folder, part)
+                for name, part in TOKENIZERS.items()
+                if name == "text_encoder" or not checkpoint.speaks
+            },
+            speech=_write_speech(checkpoint, folder) if checkpoint.speaks else None,
             engines=engines,
         )
         write_manifest(folder, manifest)
@@ -129,3 +140,9 @@ def _write_tokenizer(checkpoint: Checkpoint, folder: Path, part: str) -> Tokeniz
         max_length=tokenizer.max_length,
         pad_token_id=tokenizer.pad_token_id,
     )
+
+
+def _write_speech(checkpoint: Checkpoint, folder: Path) -> SpeechSpec:
+    fields = dict(vars(checkpoint.speech()))
+    (folder / VOCABULARY).write_bytes(msgspec.json.encode(fields.pop("vocabulary")))
+    return SpeechSpec(file=describe_file(folder, VOCABULARY), **fields)

@@ -16,18 +16,20 @@ from transformers import (
     PreTrainedModel,
     SpeechT5HifiGan,
     T5EncoderModel,
+    VitsModel,
 )
 from transformers.tokenization_utils_base import LARGE_INTEGER
 
 from export.errors import CheckpointError
 from runtime.bundle import AudioSpec, FeatureExtractorSpec, describe_file
 from runtime.schedulers import scheduler_names
+from runtime.speech import AddedToken, Vocabulary
 
 # What each part may be, by the class names of `model_index.json`, and the class that loads it. The language model's
 # head is never used, and published checkpoints name GPT2Model: both load as the trunk.
 _MODULES: dict[str, dict[str, Any]] = {
     "text_encoder": {"ClapModel": ClapModel},
-    "text_encoder_2": {"T5EncoderModel": T5EncoderModel},
+    "text_encoder_2": {"T5EncoderModel": T5EncoderModel, "VitsModel": VitsModel},
     "projection_model": {"AudioLDM2ProjectionModel": AudioLDM2ProjectionModel},
     "language_model": {"GPT2Model": GPT2Model, "GPT2LMHeadModel": GPT2Model},
     "unet": {"AudioLDM2UNet2DConditionModel": AudioLDM2UNet2DConditionModel},
@@ -36,10 +38,11 @@ _MODULES: dict[str, dict[str, Any]] = {
 }
 _HELPERS = {
     "tokenizer": ("RobertaTokenizer", "RobertaTokenizerFast"),
-    "tokenizer_2": ("T5Tokenizer", "T5TokenizerFast"),
+    "tokenizer_2": ("T5Tokenizer", "T5TokenizerFast", "VitsTokenizer"),
     "feature_extractor": ("ClapFeatureExtractor",),
     "scheduler": tuple(scheduler_names()),
 }
+_END_TOKEN_ID = 182  # of a transcription: a constant in the reference pipeline
 _WEIGHTS = (".safetensors", ".bin")
 
 
@@ -50,6 +53,23 @@ class TokenizerInfo:
     json: str
     max_length: int
     pad_token_id: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeechInfo:
+    """The fields of `runtime.bundle.SpeechSpec`, with the vocabulary in its file's place."""
+
+    vocabulary: Vocabulary
+    max_length: int
+    pad_token_id: int
+    unknown_token_id: int
+    end_token_id: int
+    embedding_rows: int
+    hidden_width: int
+    normalize: bool
+    phonemize: bool
+    add_blank: bool
+    language: str | None
 
 
 class Checkpoint:
@@ -66,6 +86,16 @@ class Checkpoint:
                     f"{identifier}: model_index.json names {name!r} for {part}; supported: {', '.join(known)}"
                 )
         self._classes = {part: _MODULES[part][index[part][1]] for part in _MODULES}
+        if self.speaks != (index["tokenizer_2"][1] == "VitsTokenizer"):
+            raise CheckpointError(
+                f"{identifier}: text_encoder_2 is {index['text_encoder_2'][1]}, tokenizer_2 {index['tokenizer_2'][1]}: "
+                "not a pair"
+            )
+
+    @property
+    def speaks(self) -> bool:
+        """Whether it is for speech: its second text encoder is VITS's, and reads a transcription."""
+        return self._classes["text_encoder_2"] is VitsModel
 
     def config(self, part: str) -> dict[str, Any]:
         """The config of a module, with its class's defaults where the file is silent."""
@@ -87,7 +117,8 @@ class Checkpoint:
             )
         except Exception as error:  # every loader has its own
             raise CheckpointError(f"{self.id}: {part} cannot be loaded: {_one_line(error)}") from error
-        missing = sorted(info["missing_keys"])
+        used = "text_encoder." if cls is VitsModel else ""  # the rest of VITS is not used
+        missing = sorted(key for key in info["missing_keys"] if key.startswith(used))
         if missing or info["mismatched_keys"]:
             wrong = missing or sorted(str(key) for key in info["mismatched_keys"])
             raise CheckpointError(f"{self.id}: {part} lacks {len(wrong)} weights of its config, such as {wrong[0]}")
@@ -95,14 +126,47 @@ class Checkpoint:
 
     def tokenizer(self, part: str) -> TokenizerInfo:
         """One of the two tokenizers, converted where the checkpoint holds no `tokenizer.json`."""
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(self.folder / part, local_files_only=True)
-        except Exception as error:
-            raise CheckpointError(f"{self.id}: {part} cannot be loaded: {_one_line(error)}") from error
-        longest = tokenizer.model_max_length
-        if longest >= LARGE_INTEGER:
-            raise CheckpointError(f"{self.id}: {part} has no model_max_length in tokenizer_config.json")
-        return TokenizerInfo(tokenizer.backend_tokenizer.to_str(), int(longest), int(tokenizer.pad_token_id))
+        tokenizer = self._tokenizer(part)
+        longest, pad = int(tokenizer.model_max_length), int(tokenizer.pad_token_id)
+        return TokenizerInfo(tokenizer.backend_tokenizer.to_str(), longest, pad)
+
+    def speech(self) -> SpeechInfo:
+        """The VITS tokenizer of a speech checkpoint. Raises CheckpointError for options that are not supported."""
+        tokenizer, config = self._tokenizer("tokenizer_2"), self.config("text_encoder_2")
+        added = sorted(tokenizer.added_tokens_decoder.items())
+        if tokenizer.is_uroman or any(token.single_word for _, token in added):
+            raise CheckpointError(f"{self.id}: tokenizer_2 wants is_uroman or single_word, which are not supported")
+        return SpeechInfo(
+            vocabulary=Vocabulary(
+                characters=tokenizer.encoder,
+                added_tokens=tuple(
+                    AddedToken(content=token.content, id=number, lstrip=token.lstrip, rstrip=token.rstrip)
+                    for number, token in added
+                ),
+            ),
+            max_length=int(tokenizer.model_max_length),
+            pad_token_id=int(tokenizer.pad_token_id),
+            unknown_token_id=int(tokenizer.unk_token_id),
+            end_token_id=_END_TOKEN_ID,
+            embedding_rows=config["vocab_size"],
+            hidden_width=config["hidden_size"],
+            normalize=tokenizer.normalize,
+            phonemize=tokenizer.phonemize,
+            add_blank=tokenizer.add_blank,
+            language=tokenizer.language,
+        )
+
+    def text_tokens(self) -> int:
+        """The most tokens of the second text encoder; a speech checkpoint always has as many."""
+        return int(self._tokenizer("tokenizer_2").model_max_length)
+
+    def text_width(self) -> int:
+        """Width of the second text encoder's states."""
+        return int(self.config("text_encoder_2")["hidden_size" if self.speaks else "d_model"])
+
+    def language_width(self) -> int:
+        """Width of GPT2's states."""
+        return int(self.config("language_model")["n_embd"])
 
     def audio(self) -> AudioSpec:
         """Rates, factors and default sizes."""
@@ -160,6 +224,15 @@ class Checkpoint:
                 file = describe_file(self.folder, str(path.relative_to(self.folder)))
                 digest.update(f"{file.name} {file.sha256}\n".encode())
         return digest.hexdigest()
+
+    def _tokenizer(self, part: str) -> Any:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.folder / part, local_files_only=True)
+        except Exception as error:
+            raise CheckpointError(f"{self.id}: {part} cannot be loaded: {_one_line(error)}") from error
+        if tokenizer.model_max_length >= LARGE_INTEGER:
+            raise CheckpointError(f"{self.id}: {part} has no model_max_length in tokenizer_config.json")
+        return tokenizer
 
     def _weight_files(self, part: str) -> list[Path]:
         for suffix in _WEIGHTS:

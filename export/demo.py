@@ -8,6 +8,7 @@ prompt.
 import json
 import math
 import string
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,12 @@ from transformers import (
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
+    VitsConfig,
+    VitsModel,
+    VitsTokenizer,
 )
 from transformers.models.t5.modeling_t5 import T5Attention
+from transformers.models.vits.modeling_vits import VitsTextEncoder
 
 SENTENCES = (
     "The sound of a hammer hitting a wooden surface.",
@@ -40,6 +45,7 @@ SENTENCES = (
     "Fast drums, a slow bass line and a bright electric guitar.",
 )
 VOCABULARY = 512
+PHONEMES = " ;:,.!?'\"-" + string.ascii_lowercase + "ABCDEGIKLOPRSTW" + "æðŋɐɑɔəɚɛɜɡɪɹɾʃʊʌʒʔˈˌːθᵻɫ"
 GAIN, VOCODER_GAIN = 1.0, 1.1  # standard deviations, by the square root of the fan-in
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -128,17 +134,26 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 def write_checkpoint(folder: Path, seed: int = 0, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> None:
-    """Write a checkpoint into `folder` in diffusers' layout. `overrides` replaces fields of `CONFIGS` by part."""
+    """Write a checkpoint into `folder` in diffusers' layout. `overrides` replaces fields of `CONFIGS` by part.
+
+    With a part "vits" (fields of VitsConfig) it is a speech checkpoint; "vits_tokenizer" has fields of its tokenizer.
+    """
     pipeline = make_pipeline(seed, overrides)
     pipeline.save_pretrained(folder)
 
 
 def make_pipeline(seed: int = 0, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Any:
     """The reference pipeline with random weights and the configs of `CONFIGS`."""
-    configs = {part: {**config, **(overrides or {}).get(part, {})} for part, config in CONFIGS.items()}
+    overrides = overrides or {}
+    configs = {part: {**config, **overrides.get(part, {})} for part, config in CONFIGS.items()}
     torch.manual_seed(seed)
     clap_text, clap_audio = configs["clap_text"], configs["clap_audio"]
     t5, gpt2, width = configs["t5"], configs["gpt2"], configs["clap"]["projection_dim"]
+    speaks, text_width, position_embedding = "vits" in overrides, t5["d_model"], {}
+    if speaks:
+        text_width = overrides["vits"]["hidden_size"]
+        length = overrides["vits_tokenizer"]["model_max_length"]
+        position_embedding = {"use_learned_position_embedding": True, "max_seq_length": length}
     parts: dict[str, Any] = {
         "text_encoder": ClapModel(
             ClapConfig(
@@ -147,9 +162,12 @@ def make_pipeline(seed: int = 0, overrides: Mapping[str, Mapping[str, Any]] | No
                 **configs["clap"],
             )
         ),
-        "text_encoder_2": T5EncoderModel(T5Config(**t5)),
+        "text_encoder_2": VitsModel(VitsConfig(**overrides["vits"])) if speaks else T5EncoderModel(T5Config(**t5)),
         "projection_model": AudioLDM2ProjectionModel(
-            text_encoder_dim=width, text_encoder_1_dim=t5["d_model"], langauge_model_dim=gpt2["n_embd"]
+            text_encoder_dim=width,
+            text_encoder_1_dim=text_width,
+            langauge_model_dim=gpt2["n_embd"],
+            **position_embedding,
         ),
         "language_model": GPT2LMHeadModel(GPT2Config(**gpt2)),
         "unet": AudioLDM2UNet2DConditionModel(**configs["unet"]),
@@ -161,7 +179,7 @@ def make_pipeline(seed: int = 0, overrides: Mapping[str, Mapping[str, Any]] | No
     return AudioLDM2Pipeline(
         **parts,
         tokenizer=_roberta_tokenizer(),
-        tokenizer_2=_t5_tokenizer(),
+        tokenizer_2=_vits_tokenizer(overrides["vits_tokenizer"]) if speaks else _t5_tokenizer(),
         feature_extractor=ClapFeatureExtractor(truncation="rand_trunc", padding="repeatpad"),
         scheduler=DDIMScheduler(**configs["scheduler"]),
     )
@@ -175,7 +193,7 @@ def scale_weights(module: torch.nn.Module, gain: float) -> None:
         for name, weight in own.items():
             if isinstance(layer, torch.nn.ConvTranspose1d) and name == "weight":
                 fan_in = weight.shape[0] * weight.shape[2] / layer.stride[0]
-            elif isinstance(layer, torch.nn.Embedding) or name.startswith(("sos_", "eos_")):
+            elif isinstance(layer, torch.nn.Embedding) or name.startswith(("sos_", "eos_", "learnable_")):
                 fan_in = 1.0
             elif weight.ndim < 2:  # norms near 1, biases near 0
                 near = 1.0 if name == "weight" else 0.0
@@ -187,6 +205,8 @@ def scale_weights(module: torch.nn.Module, gain: float) -> None:
     for layer in module.modules():
         if isinstance(layer, T5Attention):  # T5 does not scale its scores by the head's width: its weights have to
             layer.q.weight.mul_(layer.key_value_proj_dim**-0.5)
+        if isinstance(layer, VitsTextEncoder):  # VITS multiplies its embeddings by the root of their width
+            layer.embed_tokens.weight.mul_(layer.config.hidden_size**-0.5)
 
 
 def _is_transposed(layer: torch.nn.Module) -> bool:
@@ -221,3 +241,10 @@ def _t5_tokenizer() -> T5Tokenizer:
     tokenizer.train_from_iterator(SENTENCES, trainer)
     vocabulary = [(token, score) for token, score in json.loads(tokenizer.to_str())["model"]["vocab"]]
     return T5Tokenizer(vocab=vocabulary, model_max_length=128)
+
+
+def _vits_tokenizer(options: Mapping[str, Any]) -> VitsTokenizer:
+    with tempfile.TemporaryDirectory() as folder:
+        vocabulary = Path(folder, "vocab.json")
+        vocabulary.write_text(json.dumps({token: i for i, token in enumerate(["_", *PHONEMES])}))
+        return VitsTokenizer(vocabulary, **{"pad_token": "_", **options})

@@ -23,6 +23,7 @@ class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     prompt: str
     negative_prompt: str | None = None
+    transcription: str | None = None
     seed: int | None = None
     duration: float | None = None  # seconds
 
@@ -111,8 +112,10 @@ def summary_of(outcomes: list[Outcome], seconds: float) -> dict[str, Any]:
 
 
 def _run(pipeline: AudioLDM2Pipeline, batch: list[Job], as_float: bool, arguments: dict[str, Any]) -> list[Outcome]:
+    spoken = [job.line.transcription for job in batch]
     result: AudioOutput = pipeline(
         [job.line.prompt for job in batch],
+        transcription=None if None in spoken else spoken,
         negative_prompt=[job.line.negative_prompt or "" for job in batch],
         audio_length_in_s=batch[0].line.duration,
         seed=[job.seed for job in batch],  # one a prompt
@@ -129,11 +132,11 @@ def _run(pipeline: AudioLDM2Pipeline, batch: list[Job], as_float: bool, argument
 
 
 def _batches(jobs: list[Job], size: int) -> Iterator[list[Job]]:
-    """Jobs of one duration together, each duration's in the file's order."""
-    by_duration: dict[float | None, list[Job]] = {}
+    """Jobs that one call can take together: of one duration, all with a transcription or none, in the file's order."""
+    groups: dict[tuple[float | None, bool], list[Job]] = {}
     for job in jobs:
-        by_duration.setdefault(job.line.duration, []).append(job)
-    for group in by_duration.values():
+        groups.setdefault((job.line.duration, job.line.transcription is None), []).append(job)
+    for group in groups.values():
         for start in range(0, len(group), size):
             yield group[start : start + size]
 

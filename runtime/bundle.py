@@ -66,6 +66,25 @@ class TokenizerSpec(_Part, frozen=True):
     pad_token_id: int
 
 
+class SpeechSpec(_Part, frozen=True):
+    """What a speech checkpoint reads its transcription with: fields of VitsTokenizer, and what the model adds to them.
+
+    `file` is a `runtime.speech.Vocabulary`; the text encoder knows `embedding_rows` ids, its states are `hidden_width`.
+    """
+
+    file: FileSpec
+    max_length: int
+    pad_token_id: int
+    unknown_token_id: int
+    end_token_id: int
+    embedding_rows: int
+    hidden_width: int
+    normalize: bool
+    phonemize: bool
+    add_blank: bool
+    language: str | None
+
+
 class FeatureExtractorSpec(_Part, frozen=True):
     """What turns audio into CLAP's log-mel features; fields of ClapFeatureExtractor with their units."""
 
@@ -116,11 +135,14 @@ class Manifest(_Part, frozen=True):
     feature_extractor: FeatureExtractorSpec
     tokenizers: dict[str, TokenizerSpec]
     engines: dict[str, EngineSpec]
+    speech: SpeechSpec | None = None  # None: the second text encoder is T5, and reads the prompt
 
     def files(self) -> Iterator[FileSpec]:
         """Every file of the bundle but the manifest."""
         for tokenizer in self.tokenizers.values():
             yield tokenizer.file
+        if self.speech is not None:
+            yield self.speech.file
         for engine in self.engines.values():
             yield from engine.files
 

@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     add("prompt", nargs="?", metavar="PROMPT", help="what to hear")
     add("--prompts-file", type=Path, metavar="FILE", help="many prompts: one a line, or JSON lines")
     add("--batch-size", type=int, default=1, metavar="N", help="prompts rendered at once (default: %(default)s)")
+    add("--transcription", metavar="TEXT", help="what to say, for a speech checkpoint; the prompt describes the voice")
     add("--engines", metavar="FOLDER", help="the bundle (default: $TRT_AUDIOLDM2_ENGINES, or the only one in engines/)")
     add(
         "--output",
@@ -70,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--num-waveforms", type=int, default=1, metavar="N", help="make N, keep the one CLAP ranks best (default: 1)")
     add("--seed", type=_seeds, metavar="N[,N...]", help="one, or one a waveform (default: drawn, and printed)")
     add("--eta", type=float, default=0.0, help="DDIM's noise, 0 to 1 (default: %(default)s)")
+    add("--max-new-tokens", type=int, metavar="N", help="GPT2's new embeddings (default: the checkpoint's)")
     add("--float", action="store_true", help="write 32-bit float WAV instead of 16-bit PCM")
     add("--quiet", "-q", action="store_true", help="print errors only")
     add("--json", action="store_true", help="print the result as one JSON line")
@@ -104,6 +106,7 @@ def _run_one(options: argparse.Namespace, folder: Callable[[], Path]) -> int:
     with tqdm(total=options.steps, unit="step", disable=options.quiet or None, leave=False) as bar:
         result = pipeline(
             options.prompt,
+            transcription=options.transcription,
             audio_length_in_s=options.duration,
             negative_prompt=options.negative_prompt,
             seed=options.seed,
@@ -137,7 +140,13 @@ def _run_many(options: argparse.Namespace, folder: Callable[[], Path]) -> int:
 
     if isinstance(options.seed, list):
         raise InputError("--seed with --prompts-file takes one value; a JSON line may have its own")
-    defaults = Line(prompt="", negative_prompt=options.negative_prompt, seed=options.seed, duration=options.duration)
+    defaults = Line(
+        prompt="",
+        negative_prompt=options.negative_prompt,
+        transcription=options.transcription,
+        seed=options.seed,
+        duration=options.duration,
+    )
     pattern = options.output or DEFAULT_PATTERN
     read = list(read_jobs(options.prompts_file, pattern, defaults, as_float=options.float))
     jobs = [item for item in read if isinstance(item, Job)]
@@ -169,6 +178,7 @@ def _call_arguments(options: argparse.Namespace) -> dict[str, Any]:
         "guidance_scale": options.guidance_scale,
         "num_waveforms_per_prompt": options.num_waveforms,
         "eta": options.eta,
+        "max_new_tokens": options.max_new_tokens,
     }
 
 

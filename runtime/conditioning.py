@@ -1,4 +1,4 @@
-"""Prompt to conditioning: tokens, CLAP and T5 states, their projection, GPT2's new embeddings."""
+"""Prompt to conditioning: tokens, CLAP and T5 (or VITS) states, their projection, GPT2's new embeddings."""
 
 import logging
 from collections.abc import Mapping
@@ -11,7 +11,8 @@ from tokenizers import Tokenizer
 
 from runtime.bundle import TokenizerSpec
 from runtime.engine import Array, Engine
-from runtime.errors import NumericsError
+from runtime.errors import InputError, NumericsError
+from runtime.speech import VitsTokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ Ints = npt.NDArray[np.int64]
 class Conditioning:
     """What the UNet is conditioned on, one row a waveform."""
 
-    prompt_embeds: Array  # (rows, tokens, T5 width)
+    prompt_embeds: Array  # (rows, tokens, T5 or VITS width)
     attention_mask: Array  # (rows, tokens), int64: 1 where there is a token
     generated_prompt_embeds: Array  # (rows, new tokens, GPT2 width)
 
@@ -87,23 +88,28 @@ class PromptEncoder:
     depends on what else is in the batch.
     """
 
-    def __init__(self, engines: Mapping[str, Engine], tokenizers: Mapping[str, TextTokenizer]) -> None:
-        self._engines, self._tokenizers = engines, tokenizers
+    def __init__(
+        self,
+        engines: Mapping[str, Engine],
+        tokenizers: Mapping[str, TextTokenizer],
+        speech: VitsTokenizer | None = None,
+    ) -> None:
+        self._engines, self._tokenizers, self._speech = engines, tokenizers, speech
 
-    def encode(self, prompt: str, negative_prompt: str | None, max_new_tokens: int) -> Conditioning:
+    def encode(
+        self, prompt: str, negative_prompt: str | None, max_new_tokens: int, transcription: str | None = None
+    ) -> Conditioning:
         """Encode one prompt. With a negative prompt there are two rows, the negative one first.
 
-        Padding as in the reference: the negative prompt's T5 ids are cut or padded to the prompt's length. CLAP's are
-        padded to the longer of the two, not to 512: its pooled vector does not depend on right padding.
+        A speech checkpoint's second text encoder reads the transcription, CLAP the prompt. CLAP's ids are padded to the
+        longer of the two texts, not to 512: its pooled vector does not depend on right padding.
         """
-        t5 = self._tokenizers["text_encoder_2"]
-        rows = [t5.ids(prompt)]
-        if negative_prompt is not None:
-            rows.insert(0, t5.ids(negative_prompt, max_length=len(rows[0])))
-        ids, mask = t5.pad(rows)  # (rows, tokens)
+        if transcription is None:
+            states, mask = self._t5_states(prompt, negative_prompt)
+        else:
+            states, mask = self._speech_states(transcription, guided=negative_prompt is not None)
         texts = [prompt] if negative_prompt is None else [negative_prompt, prompt]
         clap = self.text_embeds(texts)[:, None]  # (rows, 1, CLAP width)
-        states = self._run("text_encoder_2", input_ids=ids, attention_mask=mask)["last_hidden_state"]
         projected = self._run(
             "projection_model",
             hidden_states=clap,
@@ -116,6 +122,28 @@ class PromptEncoder:
         )
         return Conditioning(prompt_embeds=states, attention_mask=mask, generated_prompt_embeds=generated)
 
+    def _t5_states(self, prompt: str, negative_prompt: str | None) -> tuple[Array, Ints]:
+        """States (rows, tokens, width) and mask (rows, tokens).
+
+        Padding as in the reference: the negative prompt's ids are cut or padded to the prompt's length.
+        """
+        t5 = self._tokenizers["text_encoder_2"]
+        rows = [t5.ids(prompt)]
+        if negative_prompt is not None:
+            rows.insert(0, t5.ids(negative_prompt, max_length=len(rows[0])))
+        ids, mask = t5.pad(rows)  # (rows, tokens)
+        return self._run("text_encoder_2", input_ids=ids, attention_mask=mask)["last_hidden_state"], mask
+
+    def _speech_states(self, transcription: str, *, guided: bool) -> tuple[Array, Ints]:
+        """States (rows, tokens, width) and mask (rows, tokens). The negative row says nothing: all zeros, in both."""
+        if self._speech is None:
+            raise InputError("transcription is for speech checkpoints: this bundle has no VITS tokenizer")
+        ids, mask = self._speech.row(transcription)
+        states = self._run("text_encoder_2", input_ids=ids, attention_mask=mask)["last_hidden_state"]
+        if not guided:
+            return states, mask
+        return np.concatenate([np.zeros_like(states), states]), np.concatenate([np.zeros_like(mask), mask])
+
     def text_embeds(self, texts: list[str]) -> Array:
         """CLAP's text embeddings of unit length, (texts, width)."""
         clap = self._tokenizers["text_encoder"]
@@ -125,10 +153,17 @@ class PromptEncoder:
     def generate(self, inputs_embeds: Array, attention_mask: Array, max_new_tokens: int) -> Array:
         """GPT2's next embeddings, (rows, max_new_tokens, width): each is the last hidden state, fed back.
 
-        `inputs_embeds` (rows, length, width), `attention_mask` (rows, length). The first run has an empty past.
+        `inputs_embeds` (rows, length, width), `attention_mask` (rows, length). The first run has an empty past. Raises
+        InputError if there are more new tokens than the model has positions for.
         """
         engine = self._engines["language_model"]
-        rows = len(inputs_embeds)
+        rows, length = attention_mask.shape
+        positions = engine.inputs["attention_mask"].max_shape[1]
+        if positions is not None and length + max_new_tokens - 1 > positions:  # the last one is not fed back
+            raise InputError(
+                f"max_new_tokens is {max_new_tokens}: the language model has {positions} positions, of which the texts "
+                f"take {length}, so at most {positions - length + 1}"
+            )
         past = {
             name: np.zeros((rows, spec.min_shape[1], 0, spec.min_shape[3]), spec.dtype)
             for name, spec in engine.inputs.items()
@@ -136,9 +171,9 @@ class PromptEncoder:
         }
         mask, new = attention_mask, []
         for _ in range(max_new_tokens):
-            outputs = self._run("language_model", inputs_embeds=inputs_embeds, attention_mask=mask, **past)
+            outputs = engine.run({"inputs_embeds": inputs_embeds, "attention_mask": mask, **past})
             inputs_embeds = np.ascontiguousarray(outputs["last_hidden_state"][:, -1:])  # (rows, 1, width)
-            new.append(inputs_embeds)
+            new.append(ensure_finite("language_model", inputs_embeds))  # not the cache: a scan of it at every step
             past = {name: outputs[name.replace("past_", "present_")] for name in past}
             mask = np.concatenate([mask, np.ones((rows, 1), mask.dtype)], axis=1)
         return np.concatenate(new, axis=1)

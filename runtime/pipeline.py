@@ -17,6 +17,7 @@ from runtime.noise import SeededNoise
 from runtime.request import Request, check_request
 from runtime.schedulers import State, advance, make_plan
 from runtime.scoring import cosine_scores
+from runtime.speech import VitsTokenizer
 
 Callback = Callable[[int, float, Array], None]
 TEXT_STAGE = ("text_encoder", "text_encoder_2", "projection_model", "language_model")
@@ -42,7 +43,9 @@ class AudioLDM2Pipeline:
         self._bundle, self._audio = bundle, bundle.manifest.audio
         self._engines = OpenEngines(bundle, "cpu" if device == "auto" else device)
         tokenizers = {name: TextTokenizer(bundle.path(t.file), t) for name, t in bundle.manifest.tokenizers.items()}
-        self._encoder = PromptEncoder(self._engines, tokenizers)
+        speech = bundle.manifest.speech
+        vits = None if speech is None else VitsTokenizer(bundle.path(speech.file), speech)
+        self._encoder = PromptEncoder(self._engines, tokenizers, vits)
 
     @classmethod
     def from_pretrained(cls, bundle: str | os.PathLike[str], device: str = "auto") -> "AudioLDM2Pipeline":
@@ -53,6 +56,7 @@ class AudioLDM2Pipeline:
         self,
         prompt: str | Sequence[str],
         *,
+        transcription: str | Sequence[str] | None = None,
         audio_length_in_s: float | None = None,
         num_inference_steps: int = 200,
         guidance_scale: float = 3.5,
@@ -61,13 +65,15 @@ class AudioLDM2Pipeline:
         eta: float = 0.0,
         seed: int | Sequence[int] | None = None,
         latents: Array | None = None,
+        max_new_tokens: int | None = None,
         callback: Callback | None = None,
     ) -> AudioOutput:
-        """Make `num_waveforms_per_prompt` waveforms for each prompt.
+        """Make `num_waveforms_per_prompt` waveforms for each prompt; a speech checkpoint speaks its `transcription`.
 
         `seed`, one or one a waveform, gives the latents of `torch.Generator("cpu")` (it is drawn and returned if None);
         `latents` (rows, channels, height, width), float32, take their place. `callback(step, timestep, latents)` is
-        called after each step. Raises InputError, BundleError, EngineError or NumericsError, each with one line.
+        called after each step. `max_new_tokens` is how many embeddings GPT2 makes, by default as many as the checkpoint
+        says. Raises InputError, BundleError, EngineError, MissingDependencyError or NumericsError, each with one line.
         """
         request = check_request(
             self._audio,
@@ -80,6 +86,9 @@ class AudioLDM2Pipeline:
             eta=eta,
             seed=seed,
             latents=latents,
+            transcription=transcription,
+            max_new_tokens=max_new_tokens,
+            speech=self._bundle.manifest.speech is not None,
         )
         plan = make_plan(self._bundle.manifest.scheduler, request.num_inference_steps, eta=request.eta)
         ranked = request.num_waveforms_per_prompt > 1
@@ -117,9 +126,11 @@ class AudioLDM2Pipeline:
 
     def _encode(self, request: Request) -> Conditioning:
         negatives = request.negative_prompts or (None,) * len(request.prompts)
+        transcriptions = request.transcriptions or (None,) * len(request.prompts)
+        new_tokens = request.max_new_tokens or self._bundle.manifest.max_new_tokens
         encoded = [
-            self._encoder.encode(prompt, negative, self._bundle.manifest.max_new_tokens)
-            for prompt, negative in zip(request.prompts, negatives, strict=True)
+            self._encoder.encode(prompt, negative, new_tokens, transcription)
+            for prompt, negative, transcription in zip(request.prompts, negatives, transcriptions, strict=True)
         ]
         return Conditioning.batch(encoded, request.num_waveforms_per_prompt)
 

@@ -29,6 +29,8 @@ class Request:
     eta: float
     seeds: tuple[int, ...]
     latents: Array | None
+    transcriptions: tuple[str, ...] | None = None  # one a prompt; None: not a speech checkpoint
+    max_new_tokens: int | None = None  # None: the checkpoint's
 
     @property
     def rows(self) -> int:
@@ -48,8 +50,14 @@ def check_request(
     eta: float,
     seed: int | Sequence[int] | None,
     latents: Array | None,
+    transcription: str | Sequence[str] | None = None,
+    max_new_tokens: int | None = None,
+    speech: bool = False,
 ) -> Request:
-    """Check what a user passed. Raises InputError that says which argument, what came and what is accepted."""
+    """Check what a user passed, to a `speech` checkpoint or another.
+
+    Raises InputError that says which argument, what came and what is accepted.
+    """
     prompts = _texts("prompt", prompt)
     waveforms = _integer("num_waveforms_per_prompt", num_waveforms_per_prompt)
     rows = len(prompts) * waveforms
@@ -68,6 +76,8 @@ def check_request(
         eta=_number("eta", eta, 0.0, 1.0),
         seeds=_seeds(seed, len(prompts), rows),
         latents=latents,
+        transcriptions=_transcriptions(prompts, transcription, speech),
+        max_new_tokens=None if max_new_tokens is None else _integer("max_new_tokens", max_new_tokens),
     )
 
 
@@ -92,6 +102,21 @@ def _negatives(
     if len(negatives) != len(prompts):
         raise InputError(f"negative_prompt has {len(negatives)} texts, prompt has {len(prompts)}: give one a prompt")
     return negatives
+
+
+def _transcriptions(
+    prompts: tuple[str, ...], transcription: str | Sequence[str] | None, speech: bool
+) -> tuple[str, ...] | None:
+    if not speech:
+        if transcription is not None:
+            raise InputError("transcription is for speech checkpoints only: this one takes a prompt alone")
+        return None
+    if transcription is None:
+        raise InputError("transcription is missing: this is a speech checkpoint, say what is to be spoken")
+    texts = _texts("transcription", transcription)
+    if len(texts) != len(prompts):
+        raise InputError(f"transcription has {len(texts)} texts, prompt has {len(prompts)}: give one a prompt")
+    return texts
 
 
 def _guided(guidance_scale: float) -> bool:

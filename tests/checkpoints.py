@@ -47,3 +47,35 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
         "vocoder": {"upsample_rates": [5, 4, 4, 2], "upsample_kernel_sizes": [16, 16, 8, 4]},
     },
 }
+
+# checkpoints that speak
+_VITS: dict[str, Any] = {
+    "vocab_size": 190,
+    "hidden_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "ffn_dim": 64,
+    # the rest of VITS is not used
+    "flow_size": 16,
+    "spectrogram_bins": 16,
+    "upsample_initial_channel": 16,
+    "prior_encoder_num_flows": 1,
+    "posterior_encoder_num_wavenet_layers": 1,
+    "duration_predictor_num_flows": 1,
+    "duration_predictor_filter_channels": 16,
+}
+SPEECH: dict[str, dict[str, dict[str, Any]]] = {
+    # as published: phonemes, a UNet that attends to GPT2's states only
+    "phonemes": {
+        "vits": _VITS,
+        "vits_tokenizer": {"model_max_length": 60, "phonemize": True, "add_blank": False, "language": "en"},
+        "gpt2": {"max_new_tokens": 12},
+        "unet": {"cross_attention_dim": [[None, 48]] * 4},
+    },
+    # letters with blanks between, and a UNet that attends to VITS's states as well: all of them masked, in one row
+    "letters": {
+        "vits": {**_VITS, "window_size": 2, "ffn_kernel_size": 4},
+        "vits_tokenizer": {"model_max_length": 35, "phonemize": False, "add_blank": True},
+        "unet": {"cross_attention_dim": [[None, 48, 40]] * 4},
+    },
+}

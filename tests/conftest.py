@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
-from tests.checkpoints import SMALL
+from tests.checkpoints import SMALL, SPEECH
 
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Folder of the small checkpoint of a name in SMALL."""
+    """Folder of the small checkpoint of a name in SMALL or SPEECH."""
     from export.demo import write_checkpoint
 
     @cache
     def make(name: str) -> Path:
         folder = tmp_path_factory.mktemp(f"checkpoint-{name}")
-        write_checkpoint(folder, seed=hash(name) % 1000, overrides=SMALL[name])
+        write_checkpoint(folder, seed=hash(name) % 1000, overrides={**SMALL, **SPEECH}[name])
         return folder
 
     return make

@@ -6,13 +6,18 @@
 from collections.abc import Callable
 
 from export.checkpoint import Checkpoint
-from export.components import clap, gpt2, hifigan, projection, t5, unet, vae
+from export.components import clap, gpt2, hifigan, projection, t5, unet, vae, vits
 from export.components.component import Component
+
+
+def _text_encoder_2(checkpoint: Checkpoint) -> Component:
+    return vits.encoder(checkpoint) if checkpoint.speaks else t5.encoder(checkpoint)
+
 
 COMPONENTS: dict[str, Callable[[Checkpoint], Component]] = {
     "text_encoder": clap.text_encoder,
     "audio_encoder": clap.audio_encoder,
-    "text_encoder_2": t5.encoder,
+    "text_encoder_2": _text_encoder_2,
     "projection_model": projection.projection_model,
     "language_model": gpt2.language_model,
     "unet": unet.unet,

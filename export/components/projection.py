@@ -1,4 +1,4 @@
-"""The projection of CLAP's and T5's states into GPT2's width, with learned start and end embeddings."""
+"""The projection of CLAP's and T5's (or VITS's) states into GPT2's width, with learned start and end embeddings."""
 
 import torch
 from diffusers.pipelines.audioldm2.modeling_audioldm2 import AudioLDM2ProjectionModel
@@ -29,12 +29,16 @@ class _Projection(torch.nn.Module):
 
 
 def projection_model(checkpoint: Checkpoint) -> Component:
-    """CLAP and T5 states and masks -> projected_states (batch, positions, width), projected_mask (batch, positions)."""
+    """CLAP and T5 states and masks -> projected_states (batch, positions, width), projected_mask (batch, positions).
+
+    A speech checkpoint adds a learned embedding to each position of the second states: their number is then fixed.
+    """
     projection = checkpoint.load("projection_model")
     first, second = projection.config.text_encoder_dim, projection.config.text_encoder_1_dim
     width = projection.config.langauge_model_dim  # the reference's own spelling
-    longest = checkpoint.tokenizer("tokenizer_2").max_length
-    batch, tokens, positions = (1, None), (1, longest), (6, longest + 5)
+    longest = checkpoint.text_tokens()
+    shortest = 1 if projection.use_learned_position_embedding is None else longest
+    batch, tokens, positions = (1, None), (shortest, longest), (shortest + 5, longest + 5)
 
     def draw(sizes: Sizes, generator: torch.Generator) -> Tensors:
         rows, length = sizes["batch"], sizes["tokens"]
@@ -50,7 +54,7 @@ def projection_model(checkpoint: Checkpoint) -> Component:
         inputs={
             "hidden_states": tensor("float32", batch=batch, one=1, clap_width=first),
             "attention_mask": tensor("int64", batch=batch, one=1),
-            "hidden_states_1": tensor("float32", batch=batch, tokens=tokens, t5_width=second),
+            "hidden_states_1": tensor("float32", batch=batch, tokens=tokens, width_1=second),
             "attention_mask_1": tensor("int64", batch=batch, tokens=tokens),
         },
         outputs={
@@ -58,10 +62,8 @@ def projection_model(checkpoint: Checkpoint) -> Component:
             "projected_mask": tensor("int64", batch=batch, positions=positions),
         },
         draw=draw,
-        sizes=(
-            {"batch": 2, "tokens": 12},
-            {"batch": 1, "tokens": 1},
-            {"batch": 3, "tokens": 17},
-            {"batch": 1, "tokens": longest},
+        sizes=tuple(
+            {"batch": rows, "tokens": min(max(length, shortest), longest)}
+            for rows, length in ((2, 12), (1, 1), (3, 17), (1, longest))
         ),
     )

@@ -19,7 +19,7 @@ class _Encoder(torch.nn.Module):
 def encoder(checkpoint: Checkpoint) -> Component:
     """input_ids, attention_mask (batch, tokens) -> last_hidden_state (batch, tokens, width)."""
     t5 = checkpoint.load("text_encoder_2")
-    longest = checkpoint.tokenizer("tokenizer_2").max_length
+    longest = checkpoint.text_tokens()
     batch, tokens = (1, None), (1, longest)
 
     def draw(sizes: Sizes, generator: torch.Generator) -> Tensors:

@@ -39,8 +39,8 @@ def unet(checkpoint: Checkpoint) -> Component:
     """
     model = checkpoint.load("unet")
     channels, mel = model.config.in_channels, checkpoint.audio().latent_width
-    first, second = checkpoint.config("language_model")["n_embd"], checkpoint.config("text_encoder_2")["d_model"]
-    new_tokens, longest = checkpoint.max_new_tokens(), checkpoint.tokenizer("tokenizer_2").max_length
+    first, second = checkpoint.language_width(), checkpoint.text_width()
+    new_tokens, longest = checkpoint.max_new_tokens(), checkpoint.text_tokens()
     typical = checkpoint.audio().default_latent_height
     batch, height, tokens = (1, None), (1, None), (1, longest)
 
@@ -64,13 +64,19 @@ def unet(checkpoint: Checkpoint) -> Component:
             "sample": tensor("float32", batch=batch, channels=channels, height=height, mel=mel),
             "timestep": tensor("float32", one=1),
             "encoder_hidden_states": tensor("float32", batch=batch, new_tokens=(1, None), width=first),
-            "encoder_hidden_states_1": tensor("float32", batch=batch, tokens=tokens, t5_width=second),
+            "encoder_hidden_states_1": tensor("float32", batch=batch, tokens=tokens, width_1=second),
             "encoder_attention_mask_1": tensor("int64", batch=batch, tokens=tokens),
         },
         outputs={
             "noise_pred": tensor("float32", batch=batch, out_channels=model.config.out_channels, height=height, mel=mel)
         },
         draw=draw,
-        sizes=(size(2, 21, 9), size(1, 1, 1), size(2, typical, 12), size(3, 13, 7), size(1, typical + 5, longest)),
+        sizes=(
+            size(2, 21, 9),
+            size(1, 1, 1),
+            size(2, typical, 12),
+            size(3, 13, 7, new_tokens + 5),
+            size(1, typical + 5, longest),
+        ),
         grows_with=("height", 1),
     )
