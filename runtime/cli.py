@@ -52,6 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--num-waveforms", type=int, default=1, metavar="N", help="make N, keep the one CLAP ranks best (default: 1)")
     add("--seed", type=_seeds, metavar="N[,N...]", help="one, or one a waveform (default: drawn, and printed)")
     add("--eta", type=float, default=0.0, help="DDIM's noise, 0 to 1 (default: %(default)s)")
+    add("--low-memory", action="store_true", help="load each engine when it is needed, free it after")
+    add("--vae-slicing", action="store_true", help="decode waveforms one by one: less memory with --num-waveforms")
     add("--float", action="store_true", help="write 32-bit float WAV instead of 16-bit PCM")
     add("--quiet", "-q", action="store_true", help="print errors only")
     add("--json", action="store_true", help="print the result as one JSON line")
@@ -74,7 +76,9 @@ def _run(options: argparse.Namespace) -> None:
     from runtime.pipeline import AudioLDM2Pipeline
 
     check_output(options.output, as_float=options.float)
-    pipeline = AudioLDM2Pipeline.from_pretrained(find_bundle(options.engines, os.environ))
+    pipeline = AudioLDM2Pipeline.from_pretrained(
+        find_bundle(options.engines, os.environ), low_memory=options.low_memory, vae_slicing=options.vae_slicing
+    )
     if options.num_waveforms < 1:
         raise InputError(f"--num-waveforms has to be at least 1, got {options.num_waveforms}")
     with tqdm(total=options.steps, unit="step", disable=options.quiet or None, leave=False) as bar:
