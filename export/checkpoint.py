@@ -21,6 +21,7 @@ from transformers import (
 from transformers.tokenization_utils_base import LARGE_INTEGER
 
 from export.errors import CheckpointError
+from export.receptive_field import vocoder_context_frames
 from runtime.bundle import AudioSpec, FeatureExtractorSpec, describe_file
 from runtime.schedulers import scheduler_names
 from runtime.speech import AddedToken, Vocabulary
@@ -187,6 +188,7 @@ class Checkpoint:
             default_latent_height=height if isinstance(height, int) else height[0],
             vae_scale_factor=scale,
             vae_scaling_factor=vae.get("scaling_factor", 0.18215),
+            vocoder_context_frames=vocoder_context_frames(vocoder),
         )
 
     def max_new_tokens(self) -> int:

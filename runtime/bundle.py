@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shlex
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
@@ -16,7 +17,7 @@ import msgspec
 from runtime.engine import Engine, TensorSpec, load_engine
 from runtime.errors import BundleError
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
 ENGINES_FOLDER = "engines"
 ENGINES_VARIABLE = "TRT_AUDIOLDM2_ENGINES"
@@ -107,7 +108,10 @@ class CheckpointSpec(_Part, frozen=True):
 
 
 class AudioSpec(_Part, frozen=True):
-    """Numbers of the audio side. One latent row is `vae_scale_factor` mel frames of `hop_samples` samples each."""
+    """Numbers of the audio side. One latent row is `vae_scale_factor` mel frames of `hop_samples` samples each.
+
+    A sample depends on at most `vocoder_context_frames` mel frames before and after its own.
+    """
 
     sample_rate_hz: int
     hop_samples: int
@@ -116,6 +120,7 @@ class AudioSpec(_Part, frozen=True):
     default_latent_height: int
     vae_scale_factor: int
     vae_scaling_factor: float
+    vocoder_context_frames: int
 
     @property
     def latent_width(self) -> int:
@@ -214,15 +219,25 @@ class Bundle:
 
 
 class OpenEngines(Mapping[str, Engine]):
-    """The engines of a bundle by name, each loaded at its first use."""
+    """The engines of a bundle by name, each loaded at its first use.
 
-    def __init__(self, bundle: Bundle, device: str) -> None:
+    With `one_at_a_time` an engine is freed before the next is loaded, and at the end of the stage that used it.
+    `loading_s` is the time spent loading so far.
+    """
+
+    def __init__(self, bundle: Bundle, device: str, *, one_at_a_time: bool = False) -> None:
         self._bundle, self._device = bundle, device
+        self._one_at_a_time = one_at_a_time
         self._open: dict[str, Engine] = {}
+        self.loading_s = 0.0
 
     def __getitem__(self, name: str) -> Engine:
         if name not in self._open:
+            if self._one_at_a_time:
+                self.close()
+            start = time.perf_counter()
             self._open[name] = self._bundle.open(name, self._device)
+            self.loading_s += time.perf_counter() - start
         return self._open[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -232,9 +247,14 @@ class OpenEngines(Mapping[str, Engine]):
         return len(self._bundle.manifest.engines)
 
     def open(self, *names: str) -> None:
-        """Load the named engines now."""
-        for name in names:
+        """Load the named engines now, unless they are loaded one at a time: then each waits for its use."""
+        for name in () if self._one_at_a_time else names:
             self[name]
+
+    def end_stage(self) -> None:
+        """Free what the stage that ends has used, if engines are loaded one at a time."""
+        if self._one_at_a_time:
+            self.close()
 
     def close(self) -> None:
         """Free every engine; a later use loads it again."""

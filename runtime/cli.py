@@ -72,6 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=_seeds, metavar="N[,N...]", help="one, or one a waveform (default: drawn, and printed)")
     add("--eta", type=float, default=0.0, help="DDIM's noise, 0 to 1 (default: %(default)s)")
     add("--max-new-tokens", type=int, metavar="N", help="GPT2's new embeddings (default: the checkpoint's)")
+    add("--low-memory", action="store_true", help="load each engine when it is needed, free it after")
+    add("--vae-slicing", action="store_true", help="decode waveforms one by one: less memory with --num-waveforms")
     add("--float", action="store_true", help="write 32-bit float WAV instead of 16-bit PCM")
     add("--quiet", "-q", action="store_true", help="print errors only")
     add("--json", action="store_true", help="print the result as one JSON line")
@@ -102,7 +104,7 @@ def _run_one(options: argparse.Namespace, folder: Callable[[], Path]) -> int:
 
     output = Path(options.output or "output.wav")
     check_output(output, as_float=options.float)
-    pipeline = AudioLDM2Pipeline.from_pretrained(folder())
+    pipeline = AudioLDM2Pipeline.from_pretrained(folder(), **_options(options))
     with tqdm(total=options.steps, unit="step", disable=options.quiet or None, leave=False) as bar:
         result = pipeline(
             options.prompt,
@@ -155,7 +157,7 @@ def _run_many(options: argparse.Namespace, folder: Callable[[], Path]) -> int:
         _report(options, outcome)
     start = time.perf_counter()
     if jobs:
-        pipeline = AudioLDM2Pipeline.from_pretrained(folder())
+        pipeline = AudioLDM2Pipeline.from_pretrained(folder(), **_options(options))
         for outcome in run_jobs(pipeline, jobs, options.batch_size, as_float=options.float, **_call_arguments(options)):
             outcomes.append(outcome)
             _report(options, outcome)
@@ -169,6 +171,10 @@ def _run_many(options: argparse.Namespace, folder: Callable[[], Path]) -> int:
         f"{summary['seconds']:.2f} s{factor}{failed}",
     )
     return 1 if summary["failed"] else 0
+
+
+def _options(options: argparse.Namespace) -> dict[str, bool]:
+    return {"low_memory": options.low_memory, "vae_slicing": options.vae_slicing}
 
 
 def _call_arguments(options: argparse.Namespace) -> dict[str, Any]:

@@ -1,31 +1,42 @@
 """Refusing a call that cannot fit in memory before it starts, with the longest duration that can."""
 
 import logging
+from functools import partial
 from pathlib import Path
 
 from runtime.bundle import Manifest
 from runtime.errors import InputError
 from runtime.request import Request
+from runtime.vocode import WINDOW_FRAMES
 
 logger = logging.getLogger(__name__)
 
 
-def check_memory(manifest: Manifest, request: Request, available_bytes: int | None = None) -> None:
-    """Raise InputError if the call's activations are larger than the memory that is free.
+def check_memory(
+    manifest: Manifest,
+    request: Request,
+    available_bytes: int | None = None,
+    *,
+    low_memory: bool = False,
+    vae_slicing: bool = False,
+) -> None:
+    """Raise InputError if the call needs more memory than is free.
 
     Activations come from the manifest: measured when the bundle was built, as a polynomial of the latent height.
+    Weights count with `low_memory` only: without, they are loaded by now.
     """
     available = free_memory_bytes() if available_bytes is None else available_bytes
     if available is None:
         return
     height = request.latent_shape[2]
-    needed = activation_bytes(manifest, request, height)
+    peak = partial(peak_bytes, manifest, request, low_memory=low_memory, vae_slicing=vae_slicing)
+    needed = peak(height)
     if needed <= available:
         return
     low, high = 0, height  # the largest height that fits, by bisection
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if activation_bytes(manifest, request, middle) <= available else (low, middle)
+        low, high = (middle, high) if peak(middle) <= available else (low, middle)
     audio = manifest.audio
     seconds = audio.hop_samples * audio.vae_scale_factor / audio.sample_rate_hz
     fits = f"about {low * seconds:.1f} s fit" if low else "not even the shortest fits"
@@ -35,13 +46,20 @@ def check_memory(manifest: Manifest, request: Request, available_bytes: int | No
     )
 
 
-def activation_bytes(manifest: Manifest, request: Request, height: int) -> float:
-    """Peak bytes of activations over the engines whose size grows with the latent height."""
-    rows = {"unet": request.rows * (1 if request.negative_prompts is None else 2)}
-    peaks = [
-        rows.get(name, request.rows) * sum(c * height**power for power, c in enumerate(spec.activation_bytes))
-        for name, spec in manifest.engines.items()
-    ]
+def peak_bytes(manifest: Manifest, request: Request, height: int, *, low_memory: bool, vae_slicing: bool) -> float:
+    """What the most demanding engine takes at a latent height: activations, with `low_memory` its weights too."""
+    audio = manifest.audio
+    window = -(-(WINDOW_FRAMES + 2 * audio.vocoder_context_frames) // audio.vae_scale_factor)
+    heights = {"vocoder": min(height, window)}
+    rows = {
+        "unet": request.rows * (1 if request.negative_prompts is None else 2),
+        "vae_decoder": 1 if vae_slicing else request.rows,
+    }
+    peaks = []
+    for name, spec in manifest.engines.items():
+        row = sum(c * heights.get(name, height) ** power for power, c in enumerate(spec.activation_bytes))
+        weights = sum(file.size_bytes for file in spec.files) if low_memory else 0
+        peaks.append(weights + rows.get(name, request.rows) * row)
     return max(peaks, default=0.0)
 
 

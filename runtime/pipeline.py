@@ -18,6 +18,7 @@ from runtime.request import Request, check_request
 from runtime.schedulers import State, advance, make_plan
 from runtime.scoring import cosine_scores
 from runtime.speech import VitsTokenizer
+from runtime.vocode import vocode
 
 Callback = Callable[[int, float, Array], None]
 TEXT_STAGE = ("text_encoder", "text_encoder_2", "projection_model", "language_model")
@@ -39,18 +40,32 @@ class AudioOutput:
 class AudioLDM2Pipeline:
     """Text to audio over the engines of a bundle. Source: diffusers' AudioLDM2Pipeline, same argument names."""
 
-    def __init__(self, bundle: Bundle, device: str = "auto") -> None:
+    def __init__(
+        self, bundle: Bundle, device: str = "auto", *, low_memory: bool = False, vae_slicing: bool = False
+    ) -> None:
         self._bundle, self._audio = bundle, bundle.manifest.audio
-        self._engines = OpenEngines(bundle, "cpu" if device == "auto" else device)
+        self._low_memory, self._vae_slicing = low_memory, vae_slicing
+        self._engines = OpenEngines(bundle, "cpu" if device == "auto" else device, one_at_a_time=low_memory)
         tokenizers = {name: TextTokenizer(bundle.path(t.file), t) for name, t in bundle.manifest.tokenizers.items()}
         speech = bundle.manifest.speech
         vits = None if speech is None else VitsTokenizer(bundle.path(speech.file), speech)
         self._encoder = PromptEncoder(self._engines, tokenizers, vits)
 
     @classmethod
-    def from_pretrained(cls, bundle: str | os.PathLike[str], device: str = "auto") -> "AudioLDM2Pipeline":
-        """Open a bundle folder; engines are loaded by the first call. Raises BundleError if it is damaged."""
-        return cls(Bundle.read(bundle), device)
+    def from_pretrained(
+        cls,
+        bundle: str | os.PathLike[str],
+        device: str = "auto",
+        *,
+        low_memory: bool = False,
+        vae_slicing: bool = False,
+    ) -> "AudioLDM2Pipeline":
+        """Open a bundle folder; engines are loaded by the first call. Raises BundleError if it is damaged.
+
+        With `low_memory` (the reference's `enable_model_cpu_offload`) each engine is loaded when it is needed and freed
+        after, in every call. With `vae_slicing` (`enable_vae_slicing`) waveforms are decoded one by one.
+        """
+        return cls(Bundle.read(bundle), device, low_memory=low_memory, vae_slicing=vae_slicing)
 
     def __call__(
         self,
@@ -92,13 +107,13 @@ class AudioLDM2Pipeline:
         )
         plan = make_plan(self._bundle.manifest.scheduler, request.num_inference_steps, eta=request.eta)
         ranked = request.num_waveforms_per_prompt > 1
-        clock = Stopwatch()
-        with clock("load"):
+        stage = Stages(self._engines)
+        with stage("load"):
             self._engines.open(*TEXT_STAGE, *AUDIO_STAGE, *(SCORING_STAGE if ranked else ()))
-            check_memory(self._bundle.manifest, request)
-        with clock("encode"):
+            check_memory(self._bundle.manifest, request, low_memory=self._low_memory, vae_slicing=self._vae_slicing)
+        with stage("encode"):
             conditioning = self._encode(request)
-        with clock("denoise"):
+        with stage("denoise"):
             noise = SeededNoise(request.seeds)
             first = noise.randn(request.latent_shape) if request.latents is None else request.latents
             state = State(sample=first * np.float32(plan.init_noise_sigma))
@@ -109,16 +124,16 @@ class AudioLDM2Pipeline:
                 completed = plan.completed(i)
                 if callback is not None and completed is not None:
                     callback(completed, step.timestep, state.sample)
-        with clock("decode"):
+        with stage("decode"):
             mel = self._decode(state.sample)  # (rows, frames, mel bins)
-        with clock("vocode"):
-            audios = self._vocode(mel)[:, : request.samples]  # (rows, samples)
+        with stage("vocode"):
+            audios = vocode(self._engines["vocoder"], mel, self._audio)[:, : request.samples]  # (rows, samples)
         if not ranked:
-            return AudioOutput(audios, self._audio.sample_rate_hz, request.seeds, None, clock.seconds)
-        with clock("rank"):
+            return AudioOutput(audios, self._audio.sample_rate_hz, request.seeds, None, stage.seconds)
+        with stage("rank"):
             scores, order = self._rank(audios, request)
         seeds = tuple(request.seeds[i] for i in order) if len(request.seeds) == request.rows else request.seeds
-        return AudioOutput(audios[order], self._audio.sample_rate_hz, seeds, scores[order], clock.seconds)
+        return AudioOutput(audios[order], self._audio.sample_rate_hz, seeds, scores[order], stage.seconds)
 
     def close(self) -> None:
         """Free all engines."""
@@ -153,11 +168,11 @@ class AudioLDM2Pipeline:
         return unconditional + np.float32(request.guidance_scale) * (text - unconditional)
 
     def _decode(self, latents: Array) -> Array:
-        scaled = latents / np.float32(self._audio.vae_scaling_factor)
-        return ensure_finite("vae_decoder", self._engines["vae_decoder"].run({"latents": scaled})["mel"])
-
-    def _vocode(self, mel: Array) -> Array:
-        return ensure_finite("vocoder", self._engines["vocoder"].run({"mel": mel})["waveform"])
+        """Mel (rows, frames, mel bins) of latents (rows, channels, height, width)."""
+        decoder, scaled = self._engines["vae_decoder"], latents / np.float32(self._audio.vae_scaling_factor)
+        slices = np.split(scaled, len(scaled)) if self._vae_slicing else [scaled]
+        mels = [decoder.run({"latents": part})["mel"].copy() for part in slices]  # the engine reuses its output
+        return ensure_finite("vae_decoder", np.concatenate(mels))
 
     def _rank(self, audios: Array, request: Request) -> tuple[Array, list[int]]:
         """CLAP scores, (rows,), and the order that puts each prompt's best first."""
@@ -169,15 +184,24 @@ class AudioLDM2Pipeline:
         return scores, (best + np.arange(len(best))[:, None] * count).reshape(-1).tolist()
 
 
-class Stopwatch:
-    """Seconds by stage."""
+class Stages:
+    """The stages of one call: times each, and tells the engines when it ends.
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+    Loading an engine counts as "load", in whichever stage it happens.
+    """
+
+    def __init__(self, engines: OpenEngines) -> None:
+        self._engines = engines
+        self.seconds = {"load": 0.0}
 
     @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        """Time the block as `stage`."""
-        start = time.perf_counter()
-        yield
-        self.seconds[stage] = time.perf_counter() - start
+    def __call__(self, name: str) -> Iterator[None]:
+        """Run the block as stage `name`."""
+        start, loading_s = time.perf_counter(), self._engines.loading_s
+        try:
+            yield
+        finally:
+            self._engines.end_stage()
+        loaded_s = self._engines.loading_s - loading_s
+        self.seconds["load"] += loaded_s
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start - loaded_s

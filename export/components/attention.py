@@ -10,7 +10,13 @@ class PlainAttention:
 
     The library's processors trace badly: one adds a zero matrix of the scores' size, the other computes its scale from
     shapes at every call.
+
+    With `query_parts` the queries are taken in that many equal parts, one after the other, so that only one part's
+    scores are in memory at a time; their number must be a multiple of it. The result is the same.
     """
+
+    def __init__(self, query_parts: int = 1) -> None:
+        self._parts = query_parts
 
     def __call__(
         self,
@@ -32,16 +38,26 @@ class PlainAttention:
             self._heads(attn, project(source))
             for project, source in ((attn.to_q, hidden_states), (attn.to_k, states), (attn.to_v, states))
         )
-        scores = (query * attn.scale) @ key.transpose(-1, -2)  # (batch, heads, tokens, keys)
-        if attention_mask is not None:
-            scores = scores + attention_mask[:, None]
-        mixed = scores.softmax(dim=-1) @ value
+        query, key = query * attn.scale, key.transpose(-1, -2)
+        if self._parts == 1:
+            mixed = self._mix(query, key, value, attention_mask)
+        else:
+            parts = query.unflatten(2, (-1, self._parts)).unbind(3)  # each (batch, heads, tokens / parts, width)
+            mixed = torch.stack([self._mix(part, key, value, attention_mask) for part in parts], dim=3).flatten(2, 3)
         output = attn.to_out[0](mixed.transpose(1, 2).flatten(2))
         if residual.ndim == 4:
             output = output.transpose(1, 2).view_as(residual)
         if attn.residual_connection:
             output = output + residual
         return output / attn.rescale_output_factor if attn.rescale_output_factor != 1 else output
+
+    @staticmethod
+    def _mix(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """Values by the softmax of (batch, heads, queries, keys) scores; `key` has its last axes swapped."""
+        scores = query @ key
+        if bias is not None:
+            scores = scores + bias[:, None]
+        return scores.softmax(dim=-1) @ value
 
     @staticmethod
     def _heads(attn: Any, projected: torch.Tensor) -> torch.Tensor:

@@ -21,9 +21,9 @@ class _Decoder(torch.nn.Module):
 def decoder(checkpoint: Checkpoint) -> Component:
     """Latents (batch, channels, height, mel), divided by the scaling factor -> mel (batch, frames, mel_bins)."""
     vae = checkpoint.load("vae")
-    vae.set_attn_processor(PlainAttention())
-    del vae.encoder, vae.quant_conv
     audio = checkpoint.audio()
+    vae.set_attn_processor(PlainAttention(query_parts=audio.latent_width))  # of height x width positions
+    del vae.encoder, vae.quant_conv
     batch = (1, None)
 
     def draw(sizes: Sizes, generator: torch.Generator) -> Tensors:

@@ -18,6 +18,7 @@ AUDIO = AudioSpec(
     default_latent_height=256,
     vae_scale_factor=4,
     vae_scaling_factor=0.4,
+    vocoder_context_frames=23,
 )
 EXTRACTOR = FeatureExtractorSpec(
     sample_rate_hz=48_000,

@@ -1,0 +1,135 @@
+"""Length and memory: every way to save memory gives the samples that the plain way gives, at every length."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from export.checkpoint import Checkpoint
+from export.components.attention import PlainAttention
+from export.parity import relative_error
+from runtime import AudioLDM2Pipeline
+from runtime.bundle import Bundle, OpenEngines
+from runtime.vocode import WINDOW_FRAMES, vocode
+
+EXACT = 1e-6
+COMMON: dict[str, Any] = {"prompt": "rain falls on a tin roof", "num_inference_steps": 2, "seed": 3}
+
+
+@pytest.mark.parametrize("name", ["plain", "other_sizes", "one_width"])
+def test_the_vocoder_in_windows_equals_one_run(name: str, bundle: Callable[[str], Path]) -> None:
+    opened = Bundle.read(bundle(name))
+    vocoder, audio = opened.open("vocoder"), opened.manifest.audio
+    rng = np.random.default_rng()
+    for frames in (1, 10, WINDOW_FRAMES - 1, WINDOW_FRAMES + 1, WINDOW_FRAMES + 20, 2 * WINDOW_FRAMES + 301):
+        mel = rng.standard_normal((2, frames, audio.mel_bins), np.float32)
+        whole = vocoder.run({"mel": mel})["waveform"]
+        error = relative_error(vocode(vocoder, mel, audio), whole)
+        print(f"{name}, {frames} frames: relative error {error:.1e}")
+        assert error <= EXACT
+
+
+def test_too_little_context_is_audible(bundle: Callable[[str], Path]) -> None:
+    """The comparison above can fail: with half the context the seam is off by more than it allows."""
+    opened = Bundle.read(bundle("plain"))
+    vocoder, audio = opened.open("vocoder"), opened.manifest.audio
+    mel = np.random.default_rng().standard_normal((1, WINDOW_FRAMES + 20, audio.mel_bins), np.float32)
+    whole = vocoder.run({"mel": mel})["waveform"]
+
+    class Half:
+        hop_samples, vocoder_context_frames = audio.hop_samples, audio.vocoder_context_frames // 2
+
+    assert relative_error(vocode(vocoder, mel, Half), whole) > EXACT  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("duration", [0.04, 0.1, 0.37, 12.3])
+def test_any_duration_is_the_references(
+    duration: float, bundle: Callable[[str], Path], reference: Callable[[str], Any]
+) -> None:
+    arguments = {key: value for key, value in COMMON.items() if key != "seed"}
+    generator = torch.Generator("cpu").manual_seed(COMMON["seed"])
+    expected = np.asarray(reference("plain")(generator=generator, audio_length_in_s=duration, **arguments).audios)
+    actual = AudioLDM2Pipeline.from_pretrained(bundle("plain"))(audio_length_in_s=duration, **COMMON).audios
+    assert actual.shape == (1, int(duration * 16_000))
+    assert np.sqrt((expected**2).mean()) > 1e-2
+    assert relative_error(actual[:, : expected.shape[1]], expected) <= 1e-4  # the reference may round down to frames
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, int]]]:
+    """Name of each engine as it is loaded, with how many are then in memory; and that none stays."""
+    events: list[tuple[str, int]] = []
+    alive: set[int] = set()
+    load = Bundle.open
+
+    def spy(self: Bundle, name: str, device: str = "cpu") -> Any:
+        engine = load(self, name, device)
+        alive.add(id(engine))
+        events.append((name, len(alive)))
+        close = engine.close
+        engine.close = lambda: (alive.discard(id(engine)), close())  # type: ignore[method-assign]
+        return engine
+
+    monkeypatch.setattr(Bundle, "open", spy)
+    yield events
+    assert not alive
+
+
+def test_low_memory_holds_one_engine_at_a_time(bundle: Callable[[str], Path], opened: list[tuple[str, int]]) -> None:
+    arguments = {**COMMON, "audio_length_in_s": 0.5, "num_waveforms_per_prompt": 2}
+    plain = AudioLDM2Pipeline.from_pretrained(bundle("plain"))
+    expected = plain(**arguments)
+    plain.close()
+    assert len(opened) == max(count for _, count in opened) == 8
+    opened.clear()
+    result = AudioLDM2Pipeline.from_pretrained(bundle("plain"), low_memory=True)(**arguments)
+    texts = ["text_encoder", "text_encoder_2", "projection_model", "language_model"]
+    assert [name for name, _ in opened] == [*texts, "unet", "vae_decoder", "vocoder", "text_encoder", "audio_encoder"]
+    assert max(count for _, count in opened) == 1
+    assert list(result.timings) == ["load", "encode", "denoise", "decode", "vocode", "rank"]
+    assert result.timings["load"] > 0
+    assert relative_error(result.audios, expected.audios) <= EXACT
+
+
+def test_low_memory_frees_after_an_error(bundle: Callable[[str], Path], opened: list[tuple[str, int]]) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    pipe = AudioLDM2Pipeline.from_pretrained(bundle("plain"), low_memory=True)
+    with pytest.raises(KeyboardInterrupt):
+        pipe(audio_length_in_s=0.5, callback=stop, **COMMON)
+    assert opened[-1] == ("unet", 1)
+
+
+def test_vae_slicing_decodes_one_by_one(bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+    get = OpenEngines.__getitem__
+
+    def spy(self: OpenEngines, name: str) -> Any:
+        engine = get(self, name)
+        if name == "vae_decoder":
+            run = type(engine).run
+            engine.run = lambda feeds: (rows.append(len(feeds["latents"])), run(engine, feeds))[1]  # type: ignore[method-assign]
+        return engine
+
+    monkeypatch.setattr(OpenEngines, "__getitem__", spy)
+    arguments = {**COMMON, "audio_length_in_s": 0.9, "num_waveforms_per_prompt": 3}
+    expected = AudioLDM2Pipeline.from_pretrained(bundle("plain"))(**arguments)
+    assert rows == [3]
+    sliced = AudioLDM2Pipeline.from_pretrained(bundle("plain"), vae_slicing=True)(**arguments)
+    assert rows == [3, 1, 1, 1]
+    assert relative_error(sliced.audios, expected.audios) <= EXACT
+
+
+@pytest.mark.parametrize("height", [1, 7, 64])
+def test_attention_in_parts_is_the_whole_attention(height: int, checkpoint: Callable[[str], Path]) -> None:
+    vae = Checkpoint(checkpoint("plain"), "plain").load("vae").double()
+    latents = torch.randn(2, vae.config.latent_channels, height, 16, dtype=torch.float64)
+    with torch.no_grad():
+        expected = vae.decode(latents).sample
+        vae.set_attn_processor(PlainAttention(query_parts=16))
+        actual = vae.decode(latents).sample
+    assert relative_error(actual.numpy(), expected.numpy()) <= 1e-12
