@@ -14,8 +14,10 @@ from runtime.errors import (
     NumericsError,
 )
 from runtime.pipeline import AudioLDM2Pipeline, AudioOutput
+from runtime.request import Arguments, StopDenoising
 
 __all__ = [
+    "Arguments",
     "AudioLDM2Error",
     "AudioLDM2Pipeline",
     "AudioOutput",
@@ -24,4 +26,5 @@ __all__ = [
     "InputError",
     "MissingDependencyError",
     "NumericsError",
+    "StopDenoising",
 ]

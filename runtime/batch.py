@@ -12,7 +12,7 @@ import msgspec
 
 from runtime.audio import check_output, write_audio
 from runtime.errors import AudioLDM2Error, InputError
-from runtime.pipeline import AudioLDM2Pipeline, AudioOutput
+from runtime.pipeline import AudioLDM2Pipeline
 
 DEFAULT_PATTERN = "output-{index:04d}.wav"
 _SLUG_LENGTH = 40
@@ -113,7 +113,7 @@ def summary_of(outcomes: list[Outcome], seconds: float) -> dict[str, Any]:
 
 def _run(pipeline: AudioLDM2Pipeline, batch: list[Job], as_float: bool, arguments: dict[str, Any]) -> list[Outcome]:
     spoken = [job.line.transcription for job in batch]
-    result: AudioOutput = pipeline(
+    result = pipeline(
         [job.line.prompt for job in batch],
         transcription=None if None in spoken else spoken,
         negative_prompt=[job.line.negative_prompt or "" for job in batch],

@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--num-waveforms", type=int, default=1, metavar="N", help="make N, keep the one CLAP ranks best (default: 1)")
     add("--seed", type=_seeds, metavar="N[,N...]", help="one, or one a waveform (default: drawn, and printed)")
+    add("--scheduler", metavar="NAME", help="such as DPMSolverMultistepScheduler (default: the checkpoint's)")
     add("--eta", type=float, default=0.0, help="DDIM's noise, 0 to 1 (default: %(default)s)")
     add("--max-new-tokens", type=int, metavar="N", help="GPT2's new embeddings (default: the checkpoint's)")
     add("--low-memory", action="store_true", help="load each engine when it is needed, free it after")
@@ -173,7 +174,7 @@ def _run_many(options: argparse.Namespace, folder: Callable[[], Path]) -> int:
     return 1 if summary["failed"] else 0
 
 
-def _options(options: argparse.Namespace) -> dict[str, bool]:
+def _options(options: argparse.Namespace) -> dict[str, Any]:
     return {"low_memory": options.low_memory, "vae_slicing": options.vae_slicing}
 
 
@@ -185,6 +186,7 @@ def _call_arguments(options: argparse.Namespace) -> dict[str, Any]:
         "num_waveforms_per_prompt": options.num_waveforms,
         "eta": options.eta,
         "max_new_tokens": options.max_new_tokens,
+        "scheduler": options.scheduler,
     }
 
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from runtime.speech import VitsTokenizer
 logger = logging.getLogger(__name__)
 
 Ints = npt.NDArray[np.int64]
+CACHED_PROMPTS = 32  # conditioning of one is 0.2 MB at base size, 4 MB for speech
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,27 @@ class Conditioning:
     attention_mask: Array  # (rows, tokens), int64: 1 where there is a token
     generated_prompt_embeds: Array  # (rows, new tokens, GPT2 width)
 
+    def row(self, index: int) -> "Conditioning":
+        """One row alone."""
+        one = slice(index, index + 1)
+        return Conditioning(self.prompt_embeds[one], self.attention_mask[one], self.generated_prompt_embeds[one])
+
+    def padded(self, length: int) -> "Conditioning":
+        """The same with masked tokens up to `length`."""
+        missing = length - self.attention_mask.shape[1]
+        return Conditioning(
+            np.pad(self.prompt_embeds, [(0, 0), (0, missing), (0, 0)]),
+            np.pad(self.attention_mask, [(0, 0), (0, missing)]),
+            self.generated_prompt_embeds,
+        )
+
+    @classmethod
+    def pair(cls, negative: "Conditioning", positive: "Conditioning") -> "Conditioning":
+        """Rows of both, the negative ones first, the shorter one padded."""
+        longest = max(part.attention_mask.shape[1] for part in (negative, positive))
+        parts = [negative.padded(longest), positive.padded(longest)]
+        return cls(*(np.concatenate(arrays) for arrays in zip(*map(cls._arrays, parts), strict=True)))
+
     @classmethod
     def batch(cls, prompts: "list[Conditioning]", repeats: int) -> "Conditioning":
         """Stack prompts into one batch, each row `repeats` times.
@@ -35,18 +58,15 @@ class Conditioning:
         """
         longest = max(prompt.attention_mask.shape[1] for prompt in prompts)
 
-        def stack(arrays: list[Array]) -> Array:
+        def stack(arrays: tuple[Array, ...]) -> Array:
             rows = np.stack(arrays, axis=1)  # (guided pair, prompts, ...)
             return np.repeat(rows.reshape(-1, *rows.shape[2:]), repeats, axis=0)
 
-        def pad(array: Array) -> Array:  # along the tokens
-            return np.pad(array, [(0, 0), (0, longest - array.shape[1])] + [(0, 0)] * (array.ndim - 2))
+        parts = [prompt.padded(longest) for prompt in prompts]
+        return cls(*(stack(arrays) for arrays in zip(*map(cls._arrays, parts), strict=True)))
 
-        return cls(
-            prompt_embeds=stack([pad(prompt.prompt_embeds) for prompt in prompts]),
-            attention_mask=stack([pad(prompt.attention_mask) for prompt in prompts]),
-            generated_prompt_embeds=stack([prompt.generated_prompt_embeds for prompt in prompts]),
-        )
+    def _arrays(self) -> tuple[Array, Array, Array]:
+        return self.prompt_embeds, self.attention_mask, self.generated_prompt_embeds
 
 
 class TextTokenizer:
@@ -73,9 +93,9 @@ class TextTokenizer:
             logger.warning("the prompt is cut at %d tokens; dropped: %r", limit, cut.strip())
         return list(body[:keep] + tail)
 
-    def pad(self, rows: list[list[int]]) -> tuple[Ints, Ints]:
-        """Right-pad to the longest row. Returns ids and mask, each (rows, longest), int64."""
-        longest = max(len(row) for row in rows)
+    def pad(self, rows: list[list[int]], length: int | None = None) -> tuple[Ints, Ints]:
+        """Right-pad to the longest row, or to `length`. Returns ids and mask, each (rows, longest), int64."""
+        longest = length or max(len(row) for row in rows)
         ids = np.full((len(rows), longest), self._pad, np.int64)
         mask = np.zeros((len(rows), longest), np.int64)
         for i, row in enumerate(rows):
@@ -95,8 +115,9 @@ class PromptEncoder:
         speech: VitsTokenizer | None = None,
     ) -> None:
         self._engines, self._tokenizers, self._speech = engines, tokenizers, speech
+        self.encode = lru_cache(CACHED_PROMPTS)(self._encode)
 
-    def encode(
+    def _encode(
         self, prompt: str, negative_prompt: str | None, max_new_tokens: int, transcription: str | None = None
     ) -> Conditioning:
         """Encode one prompt. With a negative prompt there are two rows, the negative one first.
@@ -104,11 +125,22 @@ class PromptEncoder:
         A speech checkpoint's second text encoder reads the transcription, CLAP the prompt. CLAP's ids are padded to the
         longer of the two texts, not to 512: its pooled vector does not depend on right padding.
         """
+        texts = [prompt] if negative_prompt is None else [negative_prompt, prompt]
         if transcription is None:
-            states, mask = self._t5_states(prompt, negative_prompt)
+            states, mask = self._t5_states(texts)
         else:
             states, mask = self._speech_states(transcription, guided=negative_prompt is not None)
-        texts = [prompt] if negative_prompt is None else [negative_prompt, prompt]
+        return self._project_and_generate(texts, states, mask, max_new_tokens)
+
+    def encode_negative(self, text: str, positive: Conditioning, max_new_tokens: int) -> Conditioning:
+        """Encode one negative prompt alone, for a positive row that came as embeddings: cut or padded to its length."""
+        if self._speech is not None:
+            states, mask = np.zeros_like(positive.prompt_embeds), np.zeros_like(positive.attention_mask)
+        else:
+            states, mask = self._t5_states([text], length=positive.prompt_embeds.shape[1])
+        return self._project_and_generate([text], states, mask, max_new_tokens)
+
+    def _project_and_generate(self, texts: list[str], states: Array, mask: Ints, max_new_tokens: int) -> Conditioning:
         clap = self.text_embeds(texts)[:, None]  # (rows, 1, CLAP width)
         projected = self._run(
             "projection_model",
@@ -122,16 +154,16 @@ class PromptEncoder:
         )
         return Conditioning(prompt_embeds=states, attention_mask=mask, generated_prompt_embeds=generated)
 
-    def _t5_states(self, prompt: str, negative_prompt: str | None) -> tuple[Array, Ints]:
-        """States (rows, tokens, width) and mask (rows, tokens).
+    def _t5_states(self, texts: list[str], length: int | None = None) -> tuple[Array, Ints]:
+        """States (texts, tokens, width) and mask (texts, tokens).
 
-        Padding as in the reference: the negative prompt's ids are cut or padded to the prompt's length.
+        As in the reference the last text, the prompt, sets the number of tokens, and a negative one before it is cut or
+        padded to that; or all are, to `length`.
         """
         t5 = self._tokenizers["text_encoder_2"]
-        rows = [t5.ids(prompt)]
-        if negative_prompt is not None:
-            rows.insert(0, t5.ids(negative_prompt, max_length=len(rows[0])))
-        ids, mask = t5.pad(rows)  # (rows, tokens)
+        prompt = t5.ids(texts[-1], max_length=length)
+        length = length or len(prompt)
+        ids, mask = t5.pad([*(t5.ids(text, max_length=length) for text in texts[:-1]), prompt], length)
         return self._run("text_encoder_2", input_ids=ids, attention_mask=mask)["last_hidden_state"], mask
 
     def _speech_states(self, transcription: str, *, guided: bool) -> tuple[Array, Ints]:

@@ -52,7 +52,7 @@ def peak_bytes(manifest: Manifest, request: Request, height: int, *, low_memory:
     window = -(-(WINDOW_FRAMES + 2 * audio.vocoder_context_frames) // audio.vae_scale_factor)
     heights = {"vocoder": min(height, window)}
     rows = {
-        "unet": request.rows * (1 if request.negative_prompts is None else 2),
+        "unet": request.rows * (2 if request.guided else 1),
         "vae_decoder": 1 if vae_slicing else request.rows,
     }
     peaks = []

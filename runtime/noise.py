@@ -19,8 +19,13 @@ class TorchGenerator:
     """
 
     def __init__(self, seed: int) -> None:
+        self._seed = seed
         self._bits = np.random.MT19937()
         self._bits.state = cast(Any, np.random.RandomState(seed & 0xFFFFFFFF).get_state(legacy=False))
+
+    def initial_seed(self) -> int:
+        """The seed it started from."""
+        return self._seed
 
     def randn(self, shape: Sequence[int]) -> npt.NDArray[np.float32]:
         """Return `torch.randn(shape, generator=self)`, float32, equal to within one unit in the last place.
@@ -42,11 +47,27 @@ class TorchGenerator:
         return (self._bits.random_raw(count) & 0xFFFFFF).astype(np.float32) * np.float32(2**-24)
 
 
+class _BorrowedGenerator:
+    """A `torch.Generator` of the caller's: torch draws, and the caller's generator advances."""
+
+    def __init__(self, generator: Any) -> None:
+        self._generator = generator
+
+    def randn(self, shape: Sequence[int]) -> npt.NDArray[np.float32]:
+        import torch  # the caller has it: the generator came from there
+
+        drawn = torch.randn(tuple(shape), generator=self._generator, device=self._generator.device)
+        return np.asarray(drawn.cpu().numpy(), np.float32)
+
+
+Seed = int | Any  # an integer, a TorchGenerator or a torch.Generator
+
+
 class SeededNoise:
     """Noise for a batch, its rows shared equally among the seeds: one for all, one a prompt, or one a row."""
 
-    def __init__(self, seeds: Sequence[int]) -> None:
-        self._generators = [TorchGenerator(seed) for seed in seeds]
+    def __init__(self, seeds: Sequence[Seed]) -> None:
+        self._generators = [_generator(seed) for seed in seeds]
 
     def randn(self, shape: Sequence[int]) -> npt.NDArray[np.float32]:
         """Standard normals of `shape` (rows first), float32.
@@ -57,6 +78,12 @@ class SeededNoise:
         if rest:
             raise InputError(f"{len(self._generators)} seeds for {shape[0]} waveforms: give one, or one a waveform")
         return np.concatenate([generator.randn((rows, *shape[1:])) for generator in self._generators])
+
+
+def _generator(seed: Seed) -> TorchGenerator | _BorrowedGenerator:
+    if isinstance(seed, TorchGenerator):
+        return seed
+    return TorchGenerator(int(seed)) if isinstance(seed, int | np.integer) else _BorrowedGenerator(seed)
 
 
 def _box_muller(uniforms: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -2,9 +2,10 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -12,17 +13,17 @@ import numpy.typing as npt
 from runtime.bundle import Bundle, OpenEngines
 from runtime.conditioning import Conditioning, PromptEncoder, TextTokenizer, ensure_finite
 from runtime.engine import Array
+from runtime.errors import MissingDependencyError
 from runtime.memory import check_memory
 from runtime.noise import SeededNoise
-from runtime.request import Request, check_request
-from runtime.schedulers import State, advance, make_plan
+from runtime.request import Arguments, Request, StopDenoising, check_request
+from runtime.schedulers import Plan, State, advance, make_plan
 from runtime.scoring import cosine_scores
 from runtime.speech import VitsTokenizer
 from runtime.vocode import vocode
 
-Callback = Callable[[int, float, Array], None]
 TEXT_STAGE = ("text_encoder", "text_encoder_2", "projection_model", "language_model")
-AUDIO_STAGE = ("unet", "vae_decoder", "vocoder")
+AUDIO_STAGE = ("vae_decoder", "vocoder")
 SCORING_STAGE = ("audio_encoder",)
 
 
@@ -30,7 +31,7 @@ SCORING_STAGE = ("audio_encoder",)
 class AudioOutput:
     """What a call returns. Rows are waveforms; a prompt's own come together, the best first where they were ranked."""
 
-    audios: npt.NDArray[np.float32]  # (rows, samples), nominally -1 to 1
+    audios: npt.NDArray[np.float32]  # (rows, samples), nominally -1 to 1; or latents, or a tensor: see output_type
     sampling_rate: int  # Hz
     seeds: tuple[int, ...]  # one for the whole batch, one a prompt, or one a row
     scores: npt.NDArray[np.float32] | None = None  # (rows,), CLAP cosine similarity; None if not ranked
@@ -67,94 +68,122 @@ class AudioLDM2Pipeline:
         """
         return cls(Bundle.read(bundle), device, low_memory=low_memory, vae_slicing=vae_slicing)
 
-    def __call__(
-        self,
-        prompt: str | Sequence[str],
-        *,
-        transcription: str | Sequence[str] | None = None,
-        audio_length_in_s: float | None = None,
-        num_inference_steps: int = 200,
-        guidance_scale: float = 3.5,
-        negative_prompt: str | Sequence[str] | None = None,
-        num_waveforms_per_prompt: int = 1,
-        eta: float = 0.0,
-        seed: int | Sequence[int] | None = None,
-        latents: Array | None = None,
-        max_new_tokens: int | None = None,
-        callback: Callback | None = None,
-    ) -> AudioOutput:
-        """Make `num_waveforms_per_prompt` waveforms for each prompt; a speech checkpoint speaks its `transcription`.
+    def __call__(self, prompt: str | Sequence[str] | None = None, **arguments: Any) -> AudioOutput:
+        """Make `num_waveforms_per_prompt` waveforms for each prompt; see `Arguments` for all that a call takes.
 
-        `seed`, one or one a waveform, gives the latents of `torch.Generator("cpu")` (it is drawn and returned if None);
-        `latents` (rows, channels, height, width), float32, take their place. `callback(step, timestep, latents)` is
-        called after each step. `max_new_tokens` is how many embeddings GPT2 makes, by default as many as the checkpoint
-        says. Raises InputError, BundleError, EngineError, MissingDependencyError or NumericsError, each with one line.
+        With `return_dict=False` the result is a tuple of the audios alone. Raises InputError, BundleError, EngineError,
+        MissingDependencyError or NumericsError, each with one line.
         """
-        request = check_request(
-            self._audio,
-            prompt=prompt,
-            negative_prompt=negative_prompt,
-            audio_length_in_s=audio_length_in_s,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            num_waveforms_per_prompt=num_waveforms_per_prompt,
-            eta=eta,
-            seed=seed,
-            latents=latents,
-            transcription=transcription,
-            max_new_tokens=max_new_tokens,
-            speech=self._bundle.manifest.speech is not None,
-        )
-        plan = make_plan(self._bundle.manifest.scheduler, request.num_inference_steps, eta=request.eta)
-        ranked = request.num_waveforms_per_prompt > 1
+        given = Arguments(prompt=prompt, **arguments)
+        request = check_request(self._audio, given, speech=self._bundle.manifest.speech is not None)
+        plan = make_plan(self._scheduler(given.scheduler), request.num_inference_steps, eta=request.eta)
+        to_latents = given.output_type == "latent"
         stage = Stages(self._engines)
         with stage("load"):
-            self._engines.open(*TEXT_STAGE, *AUDIO_STAGE, *(SCORING_STAGE if ranked else ()))
+            self._engines.open(*TEXT_STAGE, "unet")
+            self._engines.open(*(() if to_latents else AUDIO_STAGE), *(SCORING_STAGE if request.ranked else ()))
             check_memory(self._bundle.manifest, request, low_memory=self._low_memory, vae_slicing=self._vae_slicing)
         with stage("encode"):
             conditioning = self._encode(request)
         with stage("denoise"):
-            noise = SeededNoise(request.seeds)
-            first = noise.randn(request.latent_shape) if request.latents is None else request.latents
-            state = State(sample=first * np.float32(plan.init_noise_sigma))
-            for i, step in enumerate(plan.steps):
-                scaled = state.sample * np.float32(step.input_scale)
-                output = self._predict(scaled, step.timestep, conditioning, request)
-                state = advance(plan, step, state, output, noise.randn)
-                completed = plan.completed(i)
-                if callback is not None and completed is not None:
-                    callback(completed, step.timestep, state.sample)
+            latents = self._denoise(plan, conditioning, request, given)
+        if to_latents:
+            return self._output(latents, request, given, stage)
         with stage("decode"):
-            mel = self._decode(state.sample)  # (rows, frames, mel bins)
+            mel = self._decode(latents)  # (rows, frames, mel bins)
         with stage("vocode"):
             audios = vocode(self._engines["vocoder"], mel, self._audio)[:, : request.samples]  # (rows, samples)
-        if not ranked:
-            return AudioOutput(audios, self._audio.sample_rate_hz, request.seeds, None, stage.seconds)
+        if not request.ranked:
+            return self._output(audios, request, given, stage)
         with stage("rank"):
             scores, order = self._rank(audios, request)
-        seeds = tuple(request.seeds[i] for i in order) if len(request.seeds) == request.rows else request.seeds
-        return AudioOutput(audios[order], self._audio.sample_rate_hz, seeds, scores[order], stage.seconds)
+        return self._output(audios[order], request, given, stage, scores[order], order)
+
+    def _denoise(self, plan: Plan, conditioning: Conditioning, request: Request, given: Arguments) -> Array:
+        """The loop: latents (rows, channels, height, width) from noise to clean."""
+        noise = SeededNoise(request.seeds)
+        first = noise.randn(request.latent_shape) if request.latents is None else request.latents
+        state = State(sample=first * np.float32(plan.init_noise_sigma))
+        for i, step in enumerate(plan.steps):
+            scaled = state.sample * np.float32(step.input_scale)
+            output = self._predict(scaled, step.timestep, conditioning, request)
+            state = advance(plan, step, state, output, noise.randn)
+            completed = plan.completed(i)
+            if given.callback is not None and completed is not None and i % given.callback_steps == 0:
+                try:
+                    given.callback(completed, step.timestep, state.sample)
+                except StopDenoising:
+                    break
+        return state.sample
+
+    def encode_prompt(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        num_waveforms_per_prompt: int = 1,
+        do_classifier_free_guidance: bool = True,
+        **arguments: Any,
+    ) -> tuple[Array, Array, Array]:
+        """The reference's `encode_prompt`: prompt_embeds, attention_mask, generated_prompt_embeds for a call.
+
+        Takes the text and embedding arguments of a call. With guidance the negative rows come first. A call takes the
+        positive rows as `prompt_embeds` and so on, the negative ones as `negative_prompt_embeds` and so on.
+        """
+        given = Arguments(
+            prompt=prompt,
+            num_waveforms_per_prompt=num_waveforms_per_prompt,
+            guidance_scale=2.0 if do_classifier_free_guidance else 1.0,
+            **arguments,
+        )
+        both = self._encode(check_request(self._audio, given, speech=self._bundle.manifest.speech is not None))
+        return both.prompt_embeds, both.attention_mask, both.generated_prompt_embeds
+
+    def generate_language_model(
+        self, inputs_embeds: Array, max_new_tokens: int | None = None, *, attention_mask: Array | None = None
+    ) -> Array:
+        """The reference's `generate_language_model`: GPT2's next embeddings, (rows, max_new_tokens, width).
+
+        `inputs_embeds` (rows, length, width), float32; `attention_mask` (rows, length), all ones if None.
+        """
+        embeds = np.ascontiguousarray(inputs_embeds, np.float32)
+        mask = np.ones(embeds.shape[:2], np.int64) if attention_mask is None else np.asarray(attention_mask, np.int64)
+        return self._encoder.generate(embeds, mask, max_new_tokens or self._bundle.manifest.max_new_tokens)
 
     def close(self) -> None:
         """Free all engines."""
         self._engines.close()
 
+    def _scheduler(self, override: str | Mapping[str, Any] | None) -> Mapping[str, Any]:
+        """The checkpoint's scheduler config, with another class name, or another config in its place."""
+        if isinstance(override, str):
+            return {**self._bundle.manifest.scheduler, "_class_name": override}
+        return self._bundle.manifest.scheduler if override is None else override
+
     def _encode(self, request: Request) -> Conditioning:
-        negatives = request.negative_prompts or (None,) * len(request.prompts)
-        transcriptions = request.transcriptions or (None,) * len(request.prompts)
+        pairs = [self._encode_one(request, i) for i in range(request.prompt_count)]
+        return Conditioning.batch(pairs, request.num_waveforms_per_prompt)
+
+    def _encode_one(self, request: Request, i: int) -> Conditioning:
+        """Conditioning of prompt number `i`: with guidance two rows, the negative one first."""
         new_tokens = request.max_new_tokens or self._bundle.manifest.max_new_tokens
-        encoded = [
-            self._encoder.encode(prompt, negative, new_tokens, transcription)
-            for prompt, negative, transcription in zip(request.prompts, negatives, transcriptions, strict=True)
-        ]
-        return Conditioning.batch(encoded, request.num_waveforms_per_prompt)
+        negative = None if request.negative_prompts is None else request.negative_prompts[i]
+        if request.prompts is not None:
+            spoken = None if request.transcriptions is None else request.transcriptions[i]
+            encoded = self._encoder.encode(request.prompts[i], negative, new_tokens, spoken)
+        else:
+            assert request.embeds is not None
+            encoded = request.embeds.row(i)
+            if negative is not None:
+                encoded = Conditioning.pair(self._encoder.encode_negative(negative, encoded, new_tokens), encoded)
+        if request.guided and request.negative_embeds is not None:
+            encoded = Conditioning.pair(request.negative_embeds.row(i), encoded)
+        return encoded
 
     def _predict(self, sample: Array, timestep: float, conditioning: Conditioning, request: Request) -> Array:
         """The model's output at `sample`, (rows, channels, height, width), guided if the request is."""
-        guided = request.negative_prompts is not None
         unet = self._engines["unet"]
         feeds = {
-            "sample": np.concatenate([sample, sample]) if guided else sample,
+            "sample": np.concatenate([sample, sample]) if request.guided else sample,
             "timestep": np.asarray([timestep], np.float32),
             "encoder_hidden_states": conditioning.generated_prompt_embeds,
             "encoder_hidden_states_1": conditioning.prompt_embeds,
@@ -162,7 +191,7 @@ class AudioLDM2Pipeline:
         }
         outputs = unet.run({name: feeds[name] for name in unet.inputs})  # some UNets attend to the first states only
         output = ensure_finite(f"unet (timestep {timestep:g})", outputs["noise_pred"])
-        if not guided:
+        if not request.guided:
             return output
         unconditional, text = np.split(output, 2)
         return unconditional + np.float32(request.guidance_scale) * (text - unconditional)
@@ -177,11 +206,40 @@ class AudioLDM2Pipeline:
     def _rank(self, audios: Array, request: Request) -> tuple[Array, list[int]]:
         """CLAP scores, (rows,), and the order that puts each prompt's best first."""
         count = request.num_waveforms_per_prompt
-        texts = np.repeat(self._encoder.text_embeds(list(request.prompts)), count, axis=0)
+        texts = np.repeat(self._encoder.text_embeds(list(request.prompts or ())), count, axis=0)
         extractor = self._bundle.manifest.feature_extractor
         scores = cosine_scores(self._engines["audio_encoder"], texts, audios, self._audio.sample_rate_hz, extractor)
         best = np.argsort(-scores.reshape(-1, count), axis=1, kind="stable")
         return scores, (best + np.arange(len(best))[:, None] * count).reshape(-1).tolist()
+
+    def _output(
+        self,
+        audios: Array,
+        request: Request,
+        given: Arguments,
+        stage: "Stages",
+        scores: Array | None = None,
+        order: Sequence[int] | None = None,
+    ) -> AudioOutput:
+        """The result in the form that was asked for; `order` is where each row was before ranking."""
+        seeds = request.seeds
+        if order is not None and len(seeds) == request.rows:
+            seeds = tuple(seeds[i] for i in order)
+        if given.output_type == "pt":
+            audios = as_tensor(audios)
+        if not given.return_dict:
+            return cast(AudioOutput, (audios,))  # asked for: a tuple, as the reference's
+        numbers = tuple(seed if isinstance(seed, int) else int(seed.initial_seed()) for seed in seeds)
+        return AudioOutput(audios, self._audio.sample_rate_hz, numbers, scores, stage.seconds)
+
+
+def as_tensor(array: Array) -> Any:
+    """The same memory as a torch tensor. Raises MissingDependencyError where torch is not installed."""
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingDependencyError("output_type 'pt' needs torch: pip install torch") from error
+    return torch.utils.dlpack.from_dlpack(np.ascontiguousarray(array))
 
 
 class Stages:

@@ -1,87 +1,194 @@
-"""One call's arguments, checked once and turned into sizes."""
+"""One call: the arguments as a user gives them, checked once and turned into sizes."""
 
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from runtime.bundle import AudioSpec
+from runtime.conditioning import Conditioning
 from runtime.engine import Array
 from runtime.errors import InputError
+from runtime.noise import Seed
 
 LONGEST_S = 1e9  # far more than fits in memory, which is checked later with the numbers: sizes must not overflow first
+OUTPUT_TYPES = ("np", "latent", "pt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """The arguments of a call: names, meanings and defaults of diffusers' AudioLDM2Pipeline, and two of ours.
+
+    Ours are `seed`, an integer or one a prompt or waveform, each of which gives what `torch.Generator("cpu")` gives;
+    and `scheduler`, a class name in place of the checkpoint's, with its config, or a whole config with `_class_name`.
+    Arrays may be anything that NumPy takes. Embeddings have the shapes that `encode_prompt` returns, without the
+    negative rows: prompt_embeds (prompts, tokens, width), generated_prompt_embeds (prompts, new tokens, width), masks
+    (prompts, tokens). `callback(step, timestep, latents)` may raise StopDenoising: the latents so far are then decoded.
+    """
+
+    prompt: str | Sequence[str] | None = None
+    transcription: str | Sequence[str] | None = None
+    audio_length_in_s: float | None = None
+    num_inference_steps: int = 200
+    guidance_scale: float = 3.5
+    negative_prompt: str | Sequence[str] | None = None
+    num_waveforms_per_prompt: int = 1
+    eta: float = 0.0
+    generator: Any = None
+    latents: Array | None = None
+    prompt_embeds: Array | None = None
+    negative_prompt_embeds: Array | None = None
+    generated_prompt_embeds: Array | None = None
+    negative_generated_prompt_embeds: Array | None = None
+    attention_mask: Array | None = None
+    negative_attention_mask: Array | None = None
+    max_new_tokens: int | None = None
+    return_dict: bool = True
+    callback: Callable[[int, float, Array], object] | None = None
+    callback_steps: int = 1
+    cross_attention_kwargs: Mapping[str, Any] | None = None
+    output_type: str = "np"
+    seed: int | Sequence[int] | None = None
+    scheduler: str | Mapping[str, Any] | None = None
+
+
+class StopDenoising(Exception):  # noqa: N818  not an error: the callback's way to end the loop early
+    """Raised by a callback: no further step is made, and the latents so far are decoded."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A checked call. `rows` waveforms are made: each prompt's own `num_waveforms_per_prompt`, one after the other."""
+    """A checked call. `rows` waveforms are made: each prompt's own `num_waveforms_per_prompt`, one after the other.
 
-    prompts: tuple[str, ...]
-    negative_prompts: tuple[str, ...] | None  # None: no guidance, half the work
+    Each prompt has a text or a row of `embeds`; with guidance, each has a negative text or a row of `negative_embeds`.
+    """
+
+    prompts: tuple[str, ...] | None
+    negative_prompts: tuple[str, ...] | None
+    transcriptions: tuple[str, ...] | None  # None: not a speech checkpoint
+    embeds: Conditioning | None
+    negative_embeds: Conditioning | None
+    guidance_scale: float
     samples: int
     latent_shape: tuple[int, int, int, int]  # (rows, channels, height, width)
     num_inference_steps: int
-    guidance_scale: float
     num_waveforms_per_prompt: int
     eta: float
-    seeds: tuple[int, ...]
+    seeds: tuple[Seed, ...]
     latents: Array | None
-    transcriptions: tuple[str, ...] | None = None  # one a prompt; None: not a speech checkpoint
-    max_new_tokens: int | None = None  # None: the checkpoint's
+    max_new_tokens: int | None  # None: the checkpoint's
 
     @property
     def rows(self) -> int:
         """How many waveforms are made."""
         return self.latent_shape[0]
 
+    @property
+    def prompt_count(self) -> int:
+        """How many prompts, as text or as embeddings."""
+        return self.rows // self.num_waveforms_per_prompt
 
-def check_request(
-    audio: AudioSpec,
-    *,
-    prompt: str | Sequence[str],
-    negative_prompt: str | Sequence[str] | None,
-    audio_length_in_s: float | None,
-    num_inference_steps: int,
-    guidance_scale: float,
-    num_waveforms_per_prompt: int,
-    eta: float,
-    seed: int | Sequence[int] | None,
-    latents: Array | None,
-    transcription: str | Sequence[str] | None = None,
-    max_new_tokens: int | None = None,
-    speech: bool = False,
-) -> Request:
+    @property
+    def guided(self) -> bool:
+        """Whether the model runs on a negative half too."""
+        return self.guidance_scale > 1.0
+
+    @property
+    def ranked(self) -> bool:
+        """Whether there is a choice of waveforms, and a text to rank them by."""
+        return self.num_waveforms_per_prompt > 1 and self.prompts is not None
+
+
+def check_request(audio: AudioSpec, given: Arguments, *, speech: bool = False) -> Request:
     """Check what a user passed, to a `speech` checkpoint or another.
 
     Raises InputError that says which argument, what came and what is accepted.
     """
-    prompts = _texts("prompt", prompt)
-    waveforms = _integer("num_waveforms_per_prompt", num_waveforms_per_prompt)
-    rows = len(prompts) * waveforms
-    samples = _samples(audio, audio_length_in_s)
-    shape = _latent_shape(audio, rows, samples)
-    if latents is not None:
-        latents = _latents(latents, shape)
+    _check_the_rest(given)
+    embeds = _embeds(given)
+    prompts = None if embeds is not None else _texts("prompt", given.prompt)
+    count = len(prompts) if prompts is not None else len(embeds.attention_mask)  # type: ignore[union-attr]
+    waveforms = _integer("num_waveforms_per_prompt", given.num_waveforms_per_prompt)
+    samples = _samples(audio, given.audio_length_in_s)
+    shape = _latent_shape(audio, count * waveforms, samples)
+    guidance_scale = _number("guidance_scale", given.guidance_scale, -math.inf, math.inf)
+    negative_embeds = _negative_embeds(given, embeds, count)
+    negatives = _negatives(count, given.prompt, given.negative_prompt) if guidance_scale > 1.0 else None
     return Request(
         prompts=prompts,
-        negative_prompts=_negatives(prompts, prompt, negative_prompt) if _guided(guidance_scale) else None,
+        negative_prompts=negatives if negative_embeds is None else None,
+        transcriptions=_transcriptions(prompts, given.transcription, speech),
+        embeds=embeds,
+        negative_embeds=negative_embeds,
+        guidance_scale=guidance_scale,
         samples=samples,
         latent_shape=shape,
-        num_inference_steps=_integer("num_inference_steps", num_inference_steps),
-        guidance_scale=float(guidance_scale),
+        num_inference_steps=_integer("num_inference_steps", given.num_inference_steps),
         num_waveforms_per_prompt=waveforms,
-        eta=_number("eta", eta, 0.0, 1.0),
-        seeds=_seeds(seed, len(prompts), rows),
-        latents=latents,
-        transcriptions=_transcriptions(prompts, transcription, speech),
-        max_new_tokens=None if max_new_tokens is None else _integer("max_new_tokens", max_new_tokens),
+        eta=_number("eta", given.eta, 0.0, 1.0),
+        seeds=_seeds(given, count, count * waveforms),
+        latents=None if given.latents is None else _latents(given.latents, shape),
+        max_new_tokens=None if given.max_new_tokens is None else _integer("max_new_tokens", given.max_new_tokens),
     )
 
 
-def _texts(name: str, value: str | Sequence[str]) -> tuple[str, ...]:
+def _check_the_rest(given: Arguments) -> None:
+    _integer("callback_steps", given.callback_steps)
+    if given.output_type not in OUTPUT_TYPES:
+        raise InputError(f"output_type has to be one of {', '.join(OUTPUT_TYPES)}, got {given.output_type!r}")
+    if given.cross_attention_kwargs:
+        raise InputError("cross_attention_kwargs change the attention of a torch module: an engine has none to change")
+
+
+def _embeds(given: Arguments) -> Conditioning | None:
+    """The prompts' own embeddings, if they come instead of texts."""
+    parts = (given.prompt_embeds, given.generated_prompt_embeds, given.attention_mask)
+    if given.prompt is not None:
+        if any(part is not None for part in parts):
+            raise InputError("give either prompt, or prompt_embeds with generated_prompt_embeds, not both")
+        return None
+    if given.prompt_embeds is None or given.generated_prompt_embeds is None:
+        raise InputError("give either prompt, or both prompt_embeds and generated_prompt_embeds")
+    return _conditioning("", *parts)
+
+
+def _negative_embeds(given: Arguments, embeds: Conditioning | None, count: int) -> Conditioning | None:
+    parts = (given.negative_prompt_embeds, given.negative_generated_prompt_embeds, given.negative_attention_mask)
+    if all(part is None for part in parts):
+        return None
+    if given.negative_prompt is not None:
+        raise InputError("give either negative_prompt or negative_prompt_embeds, not both")
+    if parts[0] is None or parts[1] is None:
+        raise InputError("negative_prompt_embeds and negative_generated_prompt_embeds go together: give both")
+    negative = _conditioning("negative_", *parts)
+    for name in ("prompt_embeds", "generated_prompt_embeds"):
+        ours = getattr(negative, name).shape
+        wanted = (count, *ours[1:]) if embeds is None else getattr(embeds, name).shape
+        if ours != wanted:
+            raise InputError(f"negative_{name} has shape {ours}, {name} has {wanted}: they have to be the same")
+    return negative
+
+
+def _conditioning(prefix: str, states: Array, generated: Array, mask: Array | None) -> Conditioning:
+    """Arrays as the engines take them; a missing mask is all ones."""
+    states, generated = np.asarray(states, np.float32), np.asarray(generated, np.float32)
+    for name, array in (("prompt_embeds", states), ("generated_prompt_embeds", generated)):
+        if array.ndim != 3 or len(array) != len(states) or not array.size:
+            raise InputError(f"{prefix}{name} has shape {array.shape}, not (prompts, length, width)")
+        if not np.isfinite(array).all():
+            raise InputError(f"{prefix}{name} holds NaN or Inf")
+    mask = np.ones(states.shape[:2], np.int64) if mask is None else np.asarray(mask).astype(np.int64)
+    if mask.shape != states.shape[:2]:
+        raise InputError(
+            f"{prefix}attention_mask has shape {mask.shape}, {prefix}prompt_embeds {states.shape}: its first two differ"
+        )
+    return Conditioning(prompt_embeds=states, attention_mask=mask, generated_prompt_embeds=generated)
+
+
+def _texts(name: str, value: str | Sequence[str] | None) -> tuple[str, ...]:
     texts = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else ()
     if not texts or not all(isinstance(text, str) for text in texts):
         raise InputError(f"{name} has to be a str or a non-empty list of str, got {value!r}")
@@ -89,27 +196,27 @@ def _texts(name: str, value: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _negatives(
-    prompts: tuple[str, ...], prompt: str | Sequence[str], negative_prompt: str | Sequence[str] | None
+    count: int, prompt: str | Sequence[str] | None, negative_prompt: str | Sequence[str] | None
 ) -> tuple[str, ...]:
     if negative_prompt is None:
-        return ("",) * len(prompts)
-    if isinstance(negative_prompt, str) != isinstance(prompt, str):
+        return ("",) * count
+    if prompt is not None and isinstance(negative_prompt, str) != isinstance(prompt, str):
         raise InputError(
             f"negative_prompt has to be of prompt's type: {type(negative_prompt).__name__} against "
             f"{type(prompt).__name__}"
         )
     negatives = _texts("negative_prompt", negative_prompt)
-    if len(negatives) != len(prompts):
-        raise InputError(f"negative_prompt has {len(negatives)} texts, prompt has {len(prompts)}: give one a prompt")
+    if len(negatives) != count:
+        raise InputError(f"negative_prompt has {len(negatives)} texts for {count} prompts: give one a prompt")
     return negatives
 
 
 def _transcriptions(
-    prompts: tuple[str, ...], transcription: str | Sequence[str] | None, speech: bool
+    prompts: tuple[str, ...] | None, transcription: str | Sequence[str] | None, speech: bool
 ) -> tuple[str, ...] | None:
-    if not speech:
-        if transcription is not None:
-            raise InputError("transcription is for speech checkpoints only: this one takes a prompt alone")
+    if not speech and transcription is not None:
+        raise InputError("transcription is for speech checkpoints only: this one takes a prompt alone")
+    if not speech or prompts is None:
         return None
     if transcription is None:
         raise InputError("transcription is missing: this is a speech checkpoint, say what is to be spoken")
@@ -117,10 +224,6 @@ def _transcriptions(
     if len(texts) != len(prompts):
         raise InputError(f"transcription has {len(texts)} texts, prompt has {len(prompts)}: give one a prompt")
     return texts
-
-
-def _guided(guidance_scale: float) -> bool:
-    return _number("guidance_scale", guidance_scale, -math.inf, math.inf) > 1.0
 
 
 def _number(name: str, value: Any, low: float, high: float) -> float:
@@ -171,12 +274,22 @@ def _latents(latents: Array, shape: tuple[int, int, int, int]) -> Array:
     return array
 
 
-def _seeds(seed: int | Sequence[int] | None, prompts: int, rows: int) -> tuple[int, ...]:
-    if seed is None:
+def _seeds(given: Arguments, prompts: int, rows: int) -> tuple[Seed, ...]:
+    name, value = ("seed", given.seed) if given.generator is None else ("generator", given.generator)
+    if given.seed is not None and given.generator is not None:
+        raise InputError("give either seed or generator, not both")
+    if value is None:
         return (secrets.randbelow(2**31),)
-    seeds = tuple(seed) if isinstance(seed, list | tuple) else (seed,)
-    if any(isinstance(s, bool) or not isinstance(s, int | np.integer) or not 0 <= s < 2**64 for s in seeds):
-        raise InputError(f"seed has to be an integer from 0 to 2**64 - 1, or a list of them, got {seed!r}")
-    if len(seeds) not in (1, prompts, rows):
-        raise InputError(f"seed has {len(seeds)} values for {rows} waveforms: give one, one a prompt or one a waveform")
-    return tuple(int(s) for s in seeds)
+    sources = tuple(value) if isinstance(value, list | tuple) else (value,)
+    for source in sources:
+        if name == "generator" and not hasattr(source, "initial_seed"):
+            raise InputError(f"generator has to be a torch.Generator or a runtime.noise.TorchGenerator, got {source!r}")
+        if name == "seed" and (
+            isinstance(source, bool) or not isinstance(source, int | np.integer) or not 0 <= source < 2**64
+        ):
+            raise InputError(f"seed has to be an integer from 0 to 2**64 - 1, or a list of them, got {value!r}")
+    if len(sources) not in (1, prompts, rows):
+        raise InputError(
+            f"{name} has {len(sources)} values for {rows} waveforms: give one, one a prompt or one a waveform"
+        )
+    return tuple(int(source) if name == "seed" else source for source in sources)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from runtime.bundle import AudioSpec
 from runtime.errors import InputError
-from runtime.request import Request, check_request
+from runtime.request import Arguments, Request, check_request
 from tests.unit.helpers import AUDIO, raises_line
 
 DEFAULTS: dict[str, Any] = {
@@ -27,7 +27,7 @@ SHAPE = (1, 8, 25, 16)  # the latents of one second
 
 
 def check(audio: AudioSpec = AUDIO, **changes: Any) -> Request:
-    return check_request(audio, **{**DEFAULTS, **changes})
+    return check_request(audio, Arguments(**{**DEFAULTS, **changes}))
 
 
 def spoilt(value: float) -> np.ndarray:
