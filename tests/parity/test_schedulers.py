@@ -236,6 +236,25 @@ def test_many_random_configs(name: str) -> None:
     explore(name, 400 if name.startswith("KDPM2") else 1500)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"},
+        {"_class_name": "UniPCMultistepScheduler", "predict_x0": False, "final_sigmas_type": "sigma_min"},
+        {"_class_name": "DEISMultistepScheduler"},
+    ],
+)
+@pytest.mark.parametrize("prediction_type", ["v_prediction", "sample"])
+def test_noise_and_clean_sample_of_flow_sigmas(config: dict[str, Any], prediction_type: str) -> None:
+    """Where a^2 + b^2 is not 1, the order in which the two are derived from each other shows; random configs rarely."""
+    config = {**config, "prediction_type": prediction_type, "use_flow_sigmas": True, "flow_shift": 3.0}
+    seed = int(np.random.default_rng().integers(2**32))
+    with harness.exact_roots():
+        for thresholding in BOTH:
+            outcome, _ = compare({**config, "thresholding": thresholding}, {"num_inference_steps": 6}, 0.0, seed)
+            assert outcome in ("equal", "reference loses")
+
+
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("name", scheduler_names())
 def test_audioldm2_config(name: str, steps: int) -> None:
