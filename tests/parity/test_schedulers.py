@@ -3,9 +3,9 @@
 The bar is a relative L2 distance of 1e-5 at every step. The reference's float32 arithmetic loses more than that in some
 configs, and then no float32 program can meet it but by chance. So where the bar is missed, the reference's own code is
 run in float64, and three things must hold: the loss is the reference's own (at least a third of the distance), ours is
-smaller (or twice it at worst, where both come of the rounding of one or two model outputs), and our tables carried out
-in float64 agree with it to 1e-5 (1e-6 without noise: seeded normals agree to a unit in the last place only). Measured
-where this was written, losses of the reference | ours, the medians of ours over theirs being 0.001 to 1.0 by class:
+smaller (twice it at worst, where both come of the rounding of one or two model outputs), and our tables carried out in
+float64 agree with it to 1e-5 (1e-6 without noise: seeded normals agree to a unit in the last place only). Measured,
+losses of the reference | ours, the medians of ours over theirs being 0.001 to 1.0 by class:
 - epsilon prediction from a high sigma (x0 = x - sigma epsilon: 1e-7 grows by sigma): 1e-5 at sigma 157, 2e-4 | 2e-4 at
   zero terminal SNR (sigma 4096), 1e-3 | 1e-3 at squaredcos_cap_v2 (sigma 2e4). One or two steps; more make it small.
 - v prediction there, DDPM, LMS, PNDM and the multistep solvers: tables rounded to float32 cancel, 1e-3 | 1e-7.
@@ -20,11 +20,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from runtime.errors import InputError
-from runtime.schedulers import make_plan, scheduler_names
+from runtime.noise import TorchGenerator
+from runtime.schedulers import State, advance, make_plan, scheduler_names
 from tests.parity import scheduler_reference as harness
 
 BAR = 1e-5
@@ -165,7 +167,7 @@ def compare(config: dict[str, Any], arguments: dict[str, Any], eta: float, seed:
         with np.errstate(all="ignore"):
             theirs = harness.reference(config, arguments, denoise, first, **run)
         works = np.isfinite(theirs.samples).all()
-    except (ValueError, IndexError, TypeError, AssertionError, NotImplementedError, RuntimeError, ZeroDivisionError):
+    except (ValueError, LookupError, TypeError, NameError, AssertionError, RuntimeError, ArithmeticError):
         works = False
     if not works:  # then ours says so too, or does better
         with contextlib.suppress(InputError):
@@ -234,6 +236,25 @@ def test_many_random_configs(name: str) -> None:
     explore(name, 400 if name.startswith("KDPM2") else 1500)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"},
+        {"_class_name": "UniPCMultistepScheduler", "predict_x0": False, "final_sigmas_type": "sigma_min"},
+        {"_class_name": "DEISMultistepScheduler"},
+    ],
+)
+@pytest.mark.parametrize("prediction_type", ["v_prediction", "sample"])
+def test_noise_and_clean_sample_of_flow_sigmas(config: dict[str, Any], prediction_type: str) -> None:
+    """Where a^2 + b^2 is not 1, the order in which the two are derived from each other shows; random configs rarely."""
+    config = {**config, "prediction_type": prediction_type, "use_flow_sigmas": True, "flow_shift": 3.0}
+    seed = int(np.random.default_rng().integers(2**32))
+    with harness.exact_roots():
+        for thresholding in BOTH:
+            outcome, _ = compare({**config, "thresholding": thresholding}, {"num_inference_steps": 6}, 0.0, seed)
+            assert outcome in ("equal", "reference loses")
+
+
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("name", scheduler_names())
 def test_audioldm2_config(name: str, steps: int) -> None:
@@ -246,13 +267,9 @@ def test_audioldm2_config(name: str, steps: int) -> None:
         assert outcome == "refused" if too_few else steps <= 2 or distance <= BAR, (outcome, distance, seed)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # NumPy's, of the reference's tensors in NumPy functions
 def test_noise_goes_on_where_the_reference_leaves_it() -> None:
     """Draws that are dropped count too: after a run both generators stand at the same place."""
-    import torch
-
-    from runtime.noise import TorchGenerator
-    from runtime.schedulers import State, advance
-
     for name in scheduler_names():
         config = {"_class_name": name, **AUDIOLDM2, "algorithm_type": "sde-dpmsolver++", "skip_prk_steps": True}
         if name.startswith("DEIS"):

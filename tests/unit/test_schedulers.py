@@ -60,7 +60,7 @@ def test_rescaling_reaches_zero_snr() -> None:
     """Within the float32 noise of 1 - beta, which torch's own square roots add to."""
     betas = linspace(0.0015**0.5, 0.0195**0.5, 1000) ** 2
     ours = rescale_zero_terminal_snr(betas)
-    np.testing.assert_allclose(ours, their_rescaling(torch.from_numpy(betas)).numpy(), rtol=1e-4)
+    np.testing.assert_allclose(ours, their_rescaling(torch.from_numpy(betas)).numpy(), rtol=1e-3)
     assert ours[-1] == 1
 
 
