@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tokenizers import AddedToken
 from transformers import GPT2Model, VitsTokenizer
 
 from export.__main__ import main
@@ -45,9 +44,10 @@ TOKENIZERS: dict[str, tuple[dict[str, Any], list[str]]] = {
         {
             "phonemize": False,
             "normalize": False,
-            "unk_token": AddedToken("<u>", lstrip=True),
-            "pad_token": AddedToken("<p>", rstrip=True),
-            "additional_special_tokens": [AddedToken("<p>n", lstrip=True, rstrip=True)],
+            "unk_token": "<u>",
+            "pad_token": "<p>",
+            "additional_special_tokens": ["<p>n"],
+            "greedy": {"<u>": {"lstrip": True}, "<p>": {"rstrip": True}, "<p>n": {"lstrip": True, "rstrip": True}},
         },
         CHARACTERS,
     ),
@@ -76,10 +76,16 @@ def random_line(rng: np.random.Generator) -> str:
 
 
 def both_tokenizers(folder: Path, options: dict[str, Any], characters: list[str]) -> tuple[VitsTokenizer, OurTokenizer]:
-    """The reference's tokenizer and ours, from one saved checkpoint."""
+    """The reference's tokenizer and ours, from one saved checkpoint. "greedy" sets flags of added tokens there."""
+    greedy = options.get("greedy", {})
     (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(characters)}))
     options = {"pad_token": "_", "model_max_length": LIMIT, **options}
+    options.pop("greedy", None)
     VitsTokenizer(folder / "vocab.json", **options).save_pretrained(folder / "tokenizer_2")
+    saved = json.loads((folder / "tokenizer_2" / "tokenizer_config.json").read_text())
+    for token in saved["added_tokens_decoder"].values():
+        token.update(greedy.get(token["content"], {}))
+    (folder / "tokenizer_2" / "tokenizer_config.json").write_text(json.dumps(saved))
     (folder / "text_encoder_2").mkdir()
     (folder / "text_encoder_2" / "config.json").write_text(json.dumps({"model_type": "vits", "vocab_size": 190}))
     index = {
