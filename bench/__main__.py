@@ -1,25 +1,44 @@
-"""`python -m bench step`: run one benchmark, print its table, end in one JSON line."""
+"""`python -m bench step | memory`: run one benchmark, print its table, end in one JSON line."""
 
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
-from bench import step
 from bench.report import write_result
 
 
 def main() -> int:
     """Run the benchmark that is named."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, allow_abbrev=False)
-    commands = parser.add_subparsers(required=True, metavar="step", dest="name")
-    one = commands.add_parser("step", help="one guided UNet step at base size, against eager diffusers FP32")
-    one.add_argument("--runs", type=int, default=15, help="timed runs of each (default: %(default)s)")
-    one.add_argument("--height", type=int, default=256, help="latent height, 25 a second (default: %(default)s)")
-    one.add_argument("--out", type=Path, default=Path("bench/results"), help="folder for the JSON")
+    commands = parser.add_subparsers(required=True, metavar="step | memory", dest="name")
+    step = commands.add_parser("step", help="one guided UNet step at base size, against eager diffusers FP32")
+    step.add_argument("--runs", type=int, default=15, help="timed runs of each (default: %(default)s)")
+    step.add_argument("--height", type=int, default=256, help="latent height, 25 a second (default: %(default)s)")
+    step.set_defaults(run=_step)
+    memory = commands.add_parser("memory", help="peak memory of a call, against diffusers FP32; Linux only")
+    memory.add_argument("--checkpoint", type=Path, required=True, help="folder in diffusers' layout")
+    memory.add_argument("--engines", type=Path, required=True, help="the bundle that was built from it")
+    memory.add_argument("--durations", type=float, nargs="+", default=[10.0, 60.0], help="seconds (default: 10 60)")
+    memory.add_argument("--num-waveforms", type=int, default=1, help="waveforms at once (default: %(default)s)")
+    memory.set_defaults(run=_memory)
+    for command in (step, memory):
+        command.add_argument("--out", type=Path, default=Path("bench/results"), help="folder for the JSON")
     options = parser.parse_args()
-    result = step.run(options.runs, options.height)
-    print(write_result(options.out, options.name, result))
+    print(write_result(options.out, options.name, options.run(options)))
     return 0
+
+
+def _step(options: argparse.Namespace) -> dict[str, Any]:
+    from bench import step
+
+    return step.run(options.runs, options.height)
+
+
+def _memory(options: argparse.Namespace) -> dict[str, Any]:
+    from bench import memory
+
+    return memory.run(options.checkpoint, options.engines, options.durations, options.num_waveforms)
 
 
 if __name__ == "__main__":
