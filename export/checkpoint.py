@@ -66,7 +66,6 @@ class SpeechInfo:
     unknown_token_id: int
     end_token_id: int
     embedding_rows: int
-    hidden_width: int
     normalize: bool
     phonemize: bool
     add_blank: bool
@@ -150,7 +149,6 @@ class Checkpoint:
             unknown_token_id=int(tokenizer.unk_token_id),
             end_token_id=_END_TOKEN_ID,
             embedding_rows=config["vocab_size"],
-            hidden_width=config["hidden_size"],
             normalize=tokenizer.normalize,
             phonemize=tokenizer.phonemize,
             add_blank=tokenizer.add_blank,

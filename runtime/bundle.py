@@ -70,7 +70,7 @@ class TokenizerSpec(_Part, frozen=True):
 class SpeechSpec(_Part, frozen=True):
     """What a speech checkpoint reads its transcription with: fields of VitsTokenizer, and what the model adds to them.
 
-    `file` is a `runtime.speech.Vocabulary`; the text encoder knows `embedding_rows` ids, its states are `hidden_width`.
+    `file` is a `runtime.speech.Vocabulary`; the text encoder knows `embedding_rows` ids.
     """
 
     file: FileSpec
@@ -79,7 +79,6 @@ class SpeechSpec(_Part, frozen=True):
     unknown_token_id: int
     end_token_id: int
     embedding_rows: int
-    hidden_width: int
     normalize: bool
     phonemize: bool
     add_blank: bool
