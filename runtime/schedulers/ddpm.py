@@ -1,10 +1,7 @@
 """DDPM (Ho et al., arXiv:2006.11239): ancestral sampling of the learned reverse process."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from runtime.errors import InputError
 from runtime.schedulers.bounds import SampleBounds
@@ -12,7 +9,7 @@ from runtime.schedulers.noise_schedule import NoiseSchedule, check_descending, t
 from runtime.schedulers.plan import PREDICTION, SAMPLE, Plan, Step, Weights
 from runtime.schedulers.predictions import predictions
 
-VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log")
+VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +27,8 @@ class DDPMScheduler(SampleBounds, NoiseSchedule):
 
     def plan(self, num_inference_steps: int | None, *, timesteps: Sequence[float] | None = None) -> Plan:
         """Equations 6 and 7 of the paper; noise is drawn at every timestep but 0."""
+        if self.variance_type == "fixed_large_log":
+            raise InputError("variance_type fixed_large_log is not a number where noise is added: take fixed_large")
         if self.variance_type not in VARIANCES:
             raise InputError(
                 f"variance_type {self.variance_type!r} needs a model that predicts its variance, which this one does "
@@ -53,11 +52,7 @@ class DDPMScheduler(SampleBounds, NoiseSchedule):
         update = update + SAMPLE * (ratio**0.5 * (1 - previous) / (1 - alpha))
         if timestep > 0:
             small = max((1 - previous) / (1 - alpha) * beta, 1e-20)
-            update = update + Weights(noise=self._std(small, beta))
+            variance = beta if self.variance_type == "fixed_large" else small  # the log form is the same number
+            update = update + Weights(noise=variance**0.5)
         clean, _ = predictions(self.prediction_type, alpha**0.5, (1 - alpha) ** 0.5)
         return Step(timestep=timestep, prediction=clean, update=update)
-
-    def _std(self, small: float, large: float) -> float:
-        if self.variance_type == "fixed_large_log":  # the reference takes the root of a logarithm: not real below 1
-            return 0.0 if np.float32(large) == 1 else math.nan
-        return math.sqrt(large if self.variance_type == "fixed_large" else small)

@@ -194,15 +194,19 @@ def ours(
     eta: float = 0.0,
     double: bool = False,
 ) -> tuple[Plan, Trajectory]:
-    """The trajectory of a plan, as the pipeline runs it, or in float64."""
+    """The trajectory of a plan, as the pipeline runs it, or in float64 and then on torch's own noise."""
     plan = make_plan(config, eta=eta, **arguments)
     dtype = np.float64 if double else np.float32
-    generator = TorchGenerator(seed)
+    generator, exact = TorchGenerator(seed), torch.Generator("cpu").manual_seed(seed)
     state = State(sample=(first * np.float32(plan.init_noise_sigma)).astype(dtype))
     samples = []
+
+    def randn(shape: tuple[int, ...]) -> np.ndarray:
+        return torch.randn(shape, generator=exact).numpy().astype(dtype) if double else generator.randn(shape)
+
     for step in plan.steps:
         output = denoise(state.sample * dtype(step.input_scale), float(np.float32(step.timestep))).astype(dtype)
-        state = advance(plan, step, state, output, lambda shape: generator.randn(shape).astype(dtype))
+        state = advance(plan, step, state, output, randn)
         samples.append(state.sample)
     timesteps = [step.timestep for step in plan.steps]
     return plan, Trajectory(samples, timesteps, list(plan.sigmas), plan.init_noise_sigma)

@@ -137,6 +137,11 @@ def test_steps_are_told_as_the_reference_pipeline_does(
         ({"_class_name": "DDIMScheduler", "beta_schedule": "exp"}, {"num_inference_steps": 5}, "unknown beta_schedule"),
         ({"_class_name": "DDIMScheduler", "timestep_spacing": "trailing"}, {"num_inference_steps": 61}, "timestep -1"),
         ({"_class_name": "DDPMScheduler", "variance_type": "learned"}, {"num_inference_steps": 5}, "predicts"),
+        (
+            {"_class_name": "DDPMScheduler", "variance_type": "fixed_large_log"},
+            {"num_inference_steps": 5},
+            "take fixed_large",
+        ),
         ({"_class_name": "DDPMScheduler"}, {"timesteps": [5, 5]}, "must descend"),
         ({"_class_name": "DDPMScheduler"}, {"timesteps": [1000, 5]}, "0 to 999"),
         ({"_class_name": "PNDMScheduler"}, {"num_inference_steps": 3}, "at least 4"),
