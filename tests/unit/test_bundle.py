@@ -283,6 +283,29 @@ def test_engines_are_opened_once_and_closed(folder: Path, monkeypatch: pytest.Mo
     assert len(loads) == 3
 
 
+def test_one_engine_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.bundle.load_engine", lambda *_, **__: Opened())
+    engines = OpenEngines(Bundle.read(folder), "cpu", one_at_a_time=True)
+    engines.open("unet", "vocoder")
+    assert engines.loading_s == 0.0
+    unet: Any = engines["unet"]
+    assert engines["unet"] is unet
+    vocoder: Any = engines["vocoder"]
+    assert unet.closed
+    assert not vocoder.closed
+    assert engines.loading_s > 0.0
+    engines.end_stage()
+    assert vocoder.closed
+
+
+def test_engines_outlive_their_stage_otherwise(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.bundle.load_engine", lambda *_, **__: Opened())
+    engines = OpenEngines(Bundle.read(folder), "cpu")
+    unet: Any = engines["unet"]
+    engines.end_stage()
+    assert not unet.closed
+
+
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)

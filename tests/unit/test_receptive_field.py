@@ -16,6 +16,7 @@ VOCODERS: dict[str, tuple[dict[str, Any], int]] = {
     "demo": (DEMO, 10),
     "published": ({**DEMO, **BASE["vocoder"], "upsample_initial_channel": 32}, 23),  # width does not matter
     "four rates": ({**DEMO, "upsample_rates": [5, 4, 4, 2], "upsample_kernel_sizes": [16, 16, 8, 4]}, 10),
+    "uneven sides": ({**DEMO, "upsample_rates": [4, 4], "upsample_kernel_sizes": [5, 4]}, 10),  # 9 after
     "uneven dilations": (
         {
             **DEMO,
