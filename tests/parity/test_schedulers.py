@@ -3,9 +3,9 @@
 The bar is a relative L2 distance of 1e-5 at every step. The reference's float32 arithmetic loses more than that in some
 configs, and then no float32 program can meet it but by chance. So where the bar is missed, the reference's own code is
 run in float64, and three things must hold: the loss is the reference's own (at least a third of the distance), ours is
-smaller (twice it at worst, where both come of the rounding of one or two model outputs), and our tables carried out in
-float64 agree with it to 1e-6, on noise drawn by torch (seeded normals agree to a unit in the last place only). Measured,
-losses of the reference | ours, the medians of ours over theirs being 0.001 to 1.0 by class:
+smaller (twice it at worst, where both come of the rounding of one or two model outputs), and our tables carried out
+in float64 agree with it to 1e-6, on noise drawn by torch (seeded normals agree to a unit in the last place only).
+Measured, losses of the reference | ours, the medians of ours over theirs being 0.001 to 1.0 by class:
 - epsilon prediction from a high sigma (x0 = x - sigma epsilon: 1e-7 grows by sigma): 1e-5 at sigma 157, 2e-4 | 2e-4 at
   zero terminal SNR (sigma 4096), 1e-3 | 1e-3 at squaredcos_cap_v2 (sigma 2e4). One or two steps; more make it small.
 - v prediction there, DDPM, LMS, PNDM and the multistep solvers: tables rounded to float32 cancel, 1e-3 | 1e-7.
