@@ -15,7 +15,7 @@ from runtime.engine import Array
 from runtime.memory import check_memory
 from runtime.noise import SeededNoise
 from runtime.request import Request, check_request
-from runtime.schedulers import State, advance, make_plan
+from runtime.schedulers import State, advance, make_plan, model_input
 from runtime.scoring import cosine_scores
 
 Callback = Callable[[int, float, Array], None]
@@ -94,8 +94,7 @@ class AudioLDM2Pipeline:
             first = noise.randn(request.latent_shape) if request.latents is None else request.latents
             state = State(sample=first * np.float32(plan.init_noise_sigma))
             for i, step in enumerate(plan.steps):
-                scaled = state.sample * np.float32(step.input_scale)
-                output = self._predict(scaled, step.timestep, conditioning, request)
+                output = self._predict(model_input(step, state), step.timestep, conditioning, request)
                 state = advance(plan, step, state, output, noise.randn)
                 completed = plan.completed(i)
                 if callback is not None and completed is not None:
