@@ -17,7 +17,7 @@ from runtime.errors import MissingDependencyError
 from runtime.memory import check_memory
 from runtime.noise import SeededNoise
 from runtime.request import Arguments, Request, StopDenoising, check_request
-from runtime.schedulers import Plan, State, advance, make_plan
+from runtime.schedulers import Plan, State, advance, make_plan, model_input
 from runtime.scoring import cosine_scores
 from runtime.speech import VitsTokenizer
 from runtime.vocode import vocode
@@ -105,8 +105,7 @@ class AudioLDM2Pipeline:
         first = noise.randn(request.latent_shape) if request.latents is None else request.latents
         state = State(sample=first * np.float32(plan.init_noise_sigma))
         for i, step in enumerate(plan.steps):
-            scaled = state.sample * np.float32(step.input_scale)
-            output = self._predict(scaled, step.timestep, conditioning, request)
+            output = self._predict(model_input(step, state), step.timestep, conditioning, request)
             state = advance(plan, step, state, output, noise.randn)
             completed = plan.completed(i)
             if given.callback is not None and completed is not None and i % given.callback_steps == 0:

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from runtime.errors import InputError
-from runtime.schedulers.plan import Plan, State, Step, advance
+from runtime.schedulers.plan import Plan, State, Step, advance, model_input
 
-__all__ = ["Plan", "State", "Step", "advance", "make_plan", "scheduler_names"]
+__all__ = ["Plan", "State", "Step", "advance", "make_plan", "model_input", "scheduler_names"]
 
 _MODULES = {
     "DDIMScheduler": "ddim",

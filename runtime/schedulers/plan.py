@@ -161,8 +161,13 @@ class State:
     history: tuple[Array, ...] = ()  # newest first, each of the sample's shape
 
 
+def model_input(step: Step, state: State) -> Array:
+    """What the model is shown: the sample, scaled in float64 where the step scales it."""
+    return state.sample if step.input_scale == 1 else _combine(SAMPLE * step.input_scale, {"sample": state.sample})
+
+
 def advance(plan: Plan, step: Step, state: State, output: Array, randn: Callable[[tuple[int, ...]], Array]) -> State:
-    """Apply one row of the plan: `output` is the guided model output at `step.input_scale * state.sample`, same shape.
+    """Apply one row of the plan: `output` is the guided model output at `model_input(step, state)`, same shape.
 
     `randn(shape)` is called only by steps that draw noise, once a step.
     """

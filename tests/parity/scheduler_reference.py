@@ -13,7 +13,7 @@ import torch
 from diffusers.utils import torch_utils
 
 from runtime.noise import TorchGenerator
-from runtime.schedulers import Plan, State, advance, make_plan
+from runtime.schedulers import Plan, State, advance, make_plan, model_input
 
 SHAPE = (2, 3, 4, 16)  # rows, channels, time, mel
 _SQRT = torch.sqrt
@@ -205,7 +205,7 @@ def ours(
         return torch.randn(shape, generator=exact).numpy().astype(dtype) if double else generator.randn(shape)
 
     for step in plan.steps:
-        output = denoise(state.sample * dtype(step.input_scale), float(np.float32(step.timestep))).astype(dtype)
+        output = denoise(model_input(step, state), float(np.float32(step.timestep))).astype(dtype)
         state = advance(plan, step, state, output, randn)
         samples.append(state.sample)
     timesteps = [step.timestep for step in plan.steps]
