@@ -11,8 +11,9 @@ class PlainAttention:
     The library's processors trace badly: one adds a zero matrix of the scores' size, the other computes its scale from
     shapes at every call.
 
-    With `query_parts` the queries are taken in that many equal parts, one after the other, so that only one part's
-    scores are in memory at a time; their number must be a multiple of it. The result is the same.
+    Scores of self-attention grow with the square of the length, so they are never all in memory: heads are taken one
+    after the other, and so are `query_parts` equal parts of the queries, whose number must be a multiple of it. The
+    result is the same.
     """
 
     def __init__(self, query_parts: int = 1) -> None:
@@ -39,17 +40,25 @@ class PlainAttention:
             for project, source in ((attn.to_q, hidden_states), (attn.to_k, states), (attn.to_v, states))
         )
         query, key = query * attn.scale, key.transpose(-1, -2)
-        if self._parts == 1:
-            mixed = self._mix(query, key, value, attention_mask)
+        if encoder_hidden_states is None:
+            heads = zip(*(tensor.split(1, dim=1) for tensor in (query, key, value)), strict=True)
+            mixed = torch.cat([self._in_parts(q, k, v, attention_mask) for q, k, v in heads], dim=1)
         else:
-            parts = query.unflatten(2, (-1, self._parts)).unbind(3)  # each (batch, heads, tokens / parts, width)
-            mixed = torch.stack([self._mix(part, key, value, attention_mask) for part in parts], dim=3).flatten(2, 3)
+            mixed = self._mix(query, key, value, attention_mask)
         output = attn.to_out[0](mixed.transpose(1, 2).flatten(2))
         if residual.ndim == 4:
             output = output.transpose(1, 2).view_as(residual)
         if attn.residual_connection:
             output = output + residual
         return output / attn.rescale_output_factor if attn.rescale_output_factor != 1 else output
+
+    def _in_parts(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        if self._parts == 1:
+            return self._mix(query, key, value, bias)
+        parts = query.unflatten(2, (-1, self._parts)).unbind(3)  # each (batch, 1, tokens / parts, width)
+        return torch.stack([self._mix(part, key, value, bias) for part in parts], dim=3).flatten(2, 3)
 
     @staticmethod
     def _mix(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
