@@ -4,8 +4,8 @@ The bar is a relative L2 distance of 1e-5 at every step. The reference's float32
 configs, and then no float32 program can meet it but by chance. So where the bar is missed, the reference's own code is
 run in float64, and three things must hold: the loss is the reference's own (a third of the distance or more), ours is
 of its size or smaller (twice it at worst; five times where one or two model outputs are rounded and chance has a say),
-and our tables carried out in float64 agree with it to 1e-6, on noise drawn by torch (seeded normals agree to a unit in the
-last place only; so do sigmoid betas, hence 1e-5 there). Measured, losses of the reference | ours:
+and our tables carried out in float64 agree with it to 1e-6, on noise drawn by torch (seeded normals agree to a unit in
+the last place only; so do sigmoid betas, hence 1e-5 there). Measured, losses of the reference | ours:
 - epsilon prediction from a high sigma (x0 = x - sigma epsilon: 1e-7 grows by sigma): 1e-5 at sigma 157, 2e-4 | 2e-4 at
   zero terminal SNR (sigma 4096), 1e-3 | 1e-3 at squaredcos_cap_v2 (sigma 2e4). One or two steps; more make it small.
 - v prediction there, DDPM, LMS, PNDM and the multistep solvers: tables rounded to float32 cancel, 1e-3 | 1e-7.
