@@ -194,8 +194,8 @@ def compare(config: dict[str, Any], arguments: dict[str, Any], eta: float, seed:
     return "reference loses", distance
 
 
-def explore(name: str, examples: int) -> None:
-    """Compare on random configs, and print what came of it."""
+def explore(name: str, examples: int, *, fresh: bool) -> None:
+    """Compare on random configs, fresh ones or the same each time, and print what came of it."""
     outcomes: Counter[str] = Counter()
     worst = 0.0
 
@@ -203,6 +203,7 @@ def explore(name: str, examples: int) -> None:
         max_examples=examples,
         deadline=None,
         database=None,
+        derandomize=not fresh,
         phases=(Phase.explicit, Phase.generate),  # shrinking takes minutes and says little more
         suppress_health_check=list(HealthCheck),
     )
@@ -226,13 +227,14 @@ def test_every_scheduler_is_covered() -> None:
 
 @pytest.mark.parametrize("name", scheduler_names())
 def test_random_configs(name: str) -> None:
-    explore(name, 30 if name.startswith("KDPM2") else 60)
+    # the same configs each time: whose rounding is larger is a matter of chance in one of some ten thousand
+    explore(name, 30 if name.startswith("KDPM2") else 60, fresh=False)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", scheduler_names())
 def test_many_random_configs(name: str) -> None:
-    explore(name, 400 if name.startswith("KDPM2") else 1500)
+    explore(name, 400 if name.startswith(("KDPM2", "LMS")) else 1500, fresh=True)
 
 
 @pytest.mark.parametrize(
