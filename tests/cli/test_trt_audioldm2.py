@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -207,14 +206,27 @@ def test_a_cut_prompt_is_quoted(engines: Path, tmp_path: Path) -> None:
     assert all("zebra" in line for line in warnings)
 
 
+TELLS_ITS_STEPS = """
+import sys
+from runtime import cli, pipeline
+advance = pipeline.advance
+def telling(*arguments):
+    print("step", file=sys.stderr, flush=True)
+    return advance(*arguments)
+pipeline.advance = telling
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
 def test_ctrl_c_ends_cleanly(engines: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "runtime.cli", PROMPT, "--engines", str(engines), "--steps", "900"]
-    process = subprocess.Popen(
+    command = [sys.executable, "-c", TELLS_ITS_STEPS, PROMPT, "--engines", str(engines), "--steps", "900"]
+    with subprocess.Popen(
         [*command, "-o", str(tmp_path / "x.wav")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    time.sleep(4)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    ) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "step\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in err
     assert err.strip().endswith("interrupted: no file was written")
