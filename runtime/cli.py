@@ -91,8 +91,9 @@ def _seeds(text: str) -> int | list[int]:
 def _run(options: argparse.Namespace) -> int:
     from runtime.bundle import find_bundle  # here and below: --help and a mistyped flag answer at once
 
-    if options.num_waveforms < 1 or options.batch_size < 1:
-        raise InputError("--num-waveforms and --batch-size have to be at least 1")
+    for flag, value in (("--num-waveforms", options.num_waveforms), ("--batch-size", options.batch_size)):
+        if value < 1:
+            raise InputError(f"{flag} has to be at least 1, got {value}")
     folder = partial(find_bundle, options.engines, os.environ)
     return _run_one(options, folder) if options.prompts_file is None else _run_many(options, folder)
 
