@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from export.activation import ARENA, activation_bytes
 from export.checkpoint import Checkpoint
+from export.components import COMPONENTS
 from export.components.attention import PlainAttention
 from export.parity import relative_error
 from runtime import AudioLDM2Pipeline
@@ -133,3 +135,13 @@ def test_attention_in_parts_is_the_whole_attention(height: int, checkpoint: Call
         vae.set_attn_processor(PlainAttention(query_parts=16))
         actual = vae.decode(latents).sample
     assert relative_error(actual.numpy(), expected.numpy()) <= 1e-12
+
+
+@pytest.mark.parametrize(("name", "tokens", "parts"), [("unet", 4, 1), ("vae_decoder", 16, 16)])
+def test_scores_of_attention_are_never_all_in_memory(
+    name: str, tokens: int, parts: int, checkpoint: Callable[[str], Path]
+) -> None:
+    """One head's scores and their softmax are all that grows with the square; `tokens` are those of a latent row."""
+    coefficients = activation_bytes(COMPONENTS[name](Checkpoint(checkpoint("plain"), "plain")))
+    one_head = tokens**2 / parts * np.dtype(np.float32).itemsize
+    assert 0 < coefficients[2] <= ARENA * 2 * one_head
