@@ -7,7 +7,7 @@ import pytest
 
 from runtime.errors import InputError
 from runtime.memory import check_memory, peak_bytes
-from runtime.request import Request, check_request
+from runtime.request import Arguments, Request, check_request
 from runtime.vocode import WINDOW_FRAMES
 from tests.unit.helpers import AUDIO, raises_line
 from tests.unit.test_bundle import make_bundle
@@ -17,18 +17,13 @@ ROW = 1e6  # activations a row and latent row, of every engine of make_bundle
 
 
 def make_request(duration_s: float, waveforms: int = 1, guidance_scale: float = 3.5) -> Request:
-    return check_request(
-        AUDIO,
+    given = Arguments(
         prompt="rain",
-        negative_prompt=None,
         audio_length_in_s=duration_s,
-        num_inference_steps=1,
         guidance_scale=guidance_scale,
         num_waveforms_per_prompt=waveforms,
-        eta=0.0,
-        seed=0,
-        latents=None,
     )
+    return check_request(AUDIO, given)
 
 
 def peak(folder: Path, engine: str, request: Request, low_memory: bool = False, vae_slicing: bool = False) -> float:
