@@ -1,6 +1,5 @@
 """Refusing a call that cannot fit in memory before it starts, with the longest duration that can."""
 
-import logging
 from functools import partial
 from pathlib import Path
 
@@ -8,8 +7,6 @@ from runtime.bundle import Manifest
 from runtime.errors import InputError
 from runtime.request import Request
 from runtime.vocode import WINDOW_FRAMES
-
-logger = logging.getLogger(__name__)
 
 
 def check_memory(
