@@ -1,12 +1,13 @@
-"""Seeded normals equal to PyTorch's CPU generator, so that one seed gives the reference's own latents."""
+"""Seeded normals equal to PyTorch's generators, so that one seed gives the reference's own latents."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from runtime.errors import InputError
+from runtime.philox import PhiloxGenerator
 
 _BLOCK = 16  # torch fills normals in blocks of 16: 8 radii, then 8 angles
 _TWO_PI = np.float32(2 * np.pi)
@@ -60,30 +61,38 @@ class _BorrowedGenerator:
         return np.asarray(drawn.cpu().numpy(), np.float32)
 
 
-Seed = int | Any  # an integer, a TorchGenerator or a torch.Generator
+Seed = int | Any  # an integer, a TorchGenerator, a PhiloxGenerator or a torch.Generator
 
 
 class SeededNoise:
-    """Noise for a batch, its rows shared equally among the seeds: one for all, one a prompt, or one a row."""
+    """Noise for a batch, its rows shared equally among the seeds: one for all, one a prompt, or one a row.
 
-    def __init__(self, seeds: Sequence[Seed]) -> None:
-        self._generators = [_generator(seed) for seed in seeds]
+    An integer stands for torch's generator on `device`, "cpu" or "cuda". Arrays are of `xp`, NumPy or CuPy. `gpu` goes
+    to `PhiloxGenerator`: its multiprocessors and threads_per_multiprocessor.
+    """
 
-    def randn(self, shape: Sequence[int]) -> npt.NDArray[np.float32]:
-        """Standard normals of `shape` (rows first), float32.
+    def __init__(self, seeds: Sequence[Seed], device: str = "cpu", xp: Any = np, **gpu: int) -> None:
+        self._xp = xp
+        self._generators = [_generator(seed, device, xp, gpu) for seed in seeds]
+
+    def randn(self, shape: Sequence[int]) -> Any:
+        """Standard normals of `shape` (rows first), float32, an array of `xp`.
 
         Raises InputError when the rows cannot be shared equally.
         """
         rows, rest = divmod(shape[0], len(self._generators))
         if rest:
             raise InputError(f"{len(self._generators)} seeds for {shape[0]} waveforms: give one, or one a waveform")
-        return np.concatenate([generator.randn((rows, *shape[1:])) for generator in self._generators])
+        parts = [generator.randn((rows, *shape[1:])) for generator in self._generators]
+        return self._xp.concatenate([self._xp.asarray(part) for part in parts])
 
 
-def _generator(seed: Seed) -> TorchGenerator | _BorrowedGenerator:
-    if isinstance(seed, TorchGenerator):
+def _generator(seed: Seed, device: str, xp: Any, gpu: Mapping[str, int]) -> Any:
+    if isinstance(seed, TorchGenerator | PhiloxGenerator):
         return seed
-    return TorchGenerator(int(seed)) if isinstance(seed, int | np.integer) else _BorrowedGenerator(seed)
+    if not isinstance(seed, int | np.integer):
+        return _BorrowedGenerator(seed)
+    return PhiloxGenerator(int(seed), xp, **gpu) if device.startswith("cuda") else TorchGenerator(int(seed))
 
 
 def _box_muller(uniforms: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
