@@ -1,17 +1,25 @@
-"""`python -m bench step | kvcache | memory`: run one benchmark, print its table, end in one JSON line."""
+"""`python -m bench step | kvcache | memory | gpu`: run one benchmark, print its table, end in one JSON line."""
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from bench.report import write_result
 
 
-def main() -> int:
-    """Run the benchmark that is named."""
+def main(arguments: list[str] | None = None) -> int:
+    """Run the benchmark that is named. Returns the exit status."""
+    options = _parser().parse_args(arguments)
+    result = options.run(options)
+    print(write_result(options.out, options.name, result))
+    return int(result.get("failed", False))
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, allow_abbrev=False)
-    commands = parser.add_subparsers(required=True, metavar="step | kvcache | memory", dest="name")
+    commands = parser.add_subparsers(required=True, metavar="step | kvcache | memory | gpu", dest="name")
     step = commands.add_parser("step", help="one guided UNet step at base size, against eager diffusers FP32")
     step.add_argument("--runs", type=int, default=15, help="timed runs of each (default: %(default)s)")
     step.add_argument("--height", type=int, default=256, help="latent height, 25 a second (default: %(default)s)")
@@ -26,11 +34,33 @@ def main() -> int:
     memory.add_argument("--durations", type=float, nargs="+", default=[10.0, 60.0], help="seconds (default: 10 60)")
     memory.add_argument("--num-waveforms", type=int, default=1, help="waveforms at once (default: %(default)s)")
     memory.set_defaults(run=_memory)
-    for command in (step, cache, memory):
+    on_gpu = commands.add_parser("gpu", help="whole calls at base size on a GPU, against diffusers FP16")
+    _add_gpu_options(on_gpu)
+    for command in (step, cache, memory, on_gpu):
         command.add_argument("--out", type=Path, default=Path("bench/results"), help="folder for the JSON")
-    options = parser.parse_args()
-    print(write_result(options.out, options.name, options.run(options)))
-    return 0
+    return parser
+
+
+def _add_gpu_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--backend", choices=["tensorrt", "tensorrt-rtx", "onnx"], default="tensorrt", help="default: %(default)s")
+    add("--precision", default="fp16", help="as `python -m export build` takes it (default: %(default)s)")
+    add("--checkpoint", type=Path, help="folder in diffusers' layout (default: random weights at base size)")
+    add("--engines", type=Path, help="a bundle built from --checkpoint (default: build one)")
+    add("--steps", type=_at_least(2), nargs="+", default=[20, 200], help="denoising steps (default: 20 200)")
+    add("--batch", type=_at_least(1), nargs="+", default=[1, 4], help="prompts at once (default: 1 4)")
+    add("--runs", type=_at_least(1), default=10, help="timed calls of each (default: %(default)s)")
+    add("--without", choices=["eager", "compile", "fp32"], nargs="+", default=[], help="rivals to leave out")
+    parser.set_defaults(run=_gpu, error=parser.error)
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if (value := int(text)) < least:
+            raise argparse.ArgumentTypeError(f"{value} is less than {least}")
+        return value
+
+    return number
 
 
 def _step(options: argparse.Namespace) -> dict[str, Any]:
@@ -49,6 +79,14 @@ def _memory(options: argparse.Namespace) -> dict[str, Any]:
     from bench import memory
 
     return memory.run(options.checkpoint, options.engines, options.durations, options.num_waveforms)
+
+
+def _gpu(options: argparse.Namespace) -> dict[str, Any]:
+    if options.engines and not options.checkpoint:
+        options.error("--engines needs --checkpoint: the rivals have to run the same weights")
+    from bench import gpu
+
+    return gpu.run(options)
 
 
 if __name__ == "__main__":

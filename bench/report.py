@@ -1,9 +1,11 @@
 """Timing in turns, and results with the machine, the versions and the commit they were measured on."""
 
+import ctypes
 import importlib.metadata
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import time
@@ -11,7 +13,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("trt-audioldm2", "torch", "diffusers", "transformers", "onnxruntime", "numpy")
+PACKAGES = (
+    *("trt-audioldm2", "torch", "diffusers", "transformers", "onnxruntime", "numpy"),
+    *("onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "cupy-cuda12x", "cupy-cuda13x"),
+)
 
 
 def time_in_turns(
@@ -47,11 +52,44 @@ def circumstances() -> dict[str, Any]:
     return {
         "machine": model[0].split(":")[1].strip() if model else platform.processor(),
         "cores": os.cpu_count(),
+        "gpu": gpu(),
         "python": platform.python_version(),
-        "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
+        "versions": {package: version for package in PACKAGES if (version := _version(package))},
         "commit": commit.stdout.strip() or None,
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def gpu() -> dict[str, Any] | None:
+    """The first GPU's name, compute capability and memory, and the driver; None without any."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    count, version, name, size = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(128), ctypes.c_size_t()
+    if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
+        return None
+    cuda.cuDriverGetVersion(ctypes.byref(version))
+    cuda.cuDeviceGetName(name, 128, 0)
+    cuda.cuDeviceTotalMem_v2(ctypes.byref(size), 0)
+    capability = [ctypes.c_int(), ctypes.c_int()]
+    for value, attribute in zip(capability, (75, 76), strict=True):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
+        cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, 0)
+    driver = re.search(r"\d{3,}\.\d+(\.\d+)?", _read("/proc/driver/nvidia/version"))
+    return {
+        "name": name.value.decode(),
+        "compute_capability": ".".join(str(value.value) for value in capability),
+        "memory_gib": round(size.value / 2**30, 1),
+        "driver": driver[0] if driver else None,
+        "cuda": f"{version.value // 1000}.{version.value % 1000 // 10}",  # the newest that the driver takes
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _read(path: str) -> str:
