@@ -10,6 +10,7 @@ from pathlib import Path
 from runtime.bundle import ENGINES_FOLDER, Bundle
 from runtime.errors import AudioLDM2Error
 
+BACKENDS = ("onnx", "tensorrt", "tensorrt-rtx")
 EXPORT_PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime")
 
 
@@ -41,7 +42,9 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--checkpoint", required=True, help="hub id, folder in diffusers layout, or 'demo'")
     build.add_argument("--revision", help="branch, tag or commit of a hub checkpoint")
     build.add_argument("--out", type=Path, help=f"the bundle's folder (default: {ENGINES_FOLDER}/NAME)")
-    build.add_argument("--backend", choices=["onnx"], default="onnx", help="engine format (default: onnx)")
+    build.add_argument("--backend", choices=BACKENDS, default="onnx", help="engine format (default: onnx)")
+    build.add_argument("--precision", choices=["fp32", "fp16", "bf16"], default="fp32", help="(default: fp32)")
+    _add_builder_options(build.add_argument_group("for tensorrt and tensorrt-rtx"))
     build.set_defaults(run=_build)
     verify = commands.add_parser("verify", help="compare a bundle with its checkpoint again", allow_abbrev=False)
     verify.add_argument("bundle", type=Path)
@@ -49,19 +52,55 @@ def _parser() -> argparse.ArgumentParser:
     verify.set_defaults(run=_verify)
     inspect = commands.add_parser("inspect", help="print what a bundle is", allow_abbrev=False)
     inspect.add_argument("bundle", type=Path)
+    inspect.add_argument("--layers", action="store_true", help="print each engine's layers and their precisions")
     inspect.set_defaults(run=_inspect)
     for command in (build, verify, inspect):
         command.add_argument("--debug", action="store_true", help="print the traceback of an error")
     return parser
 
 
+def _add_builder_options(group: "argparse._ArgumentGroup") -> None:
+    add = group.add_argument
+    add("--max-waveforms", type=int, default=4, metavar="N", help="most waveforms of one call (default: %(default)s)")
+    add("--max-duration", type=float, default=30.0, metavar="SECONDS", help="longest audio (default: %(default)s)")
+    add("--workspace", type=float, metavar="GIB", help="memory that the builder's tactics may use (default: all)")
+    add("--optimization-level", type=int, choices=range(6), metavar="0-5", help="(default: the library's)")
+    add("--version-compatible", action="store_true", help="engines for later versions of the library too")
+    add("--hardware-compatible", action="store_true", help="engines for every GPU from compute capability 8.0 on")
+    add("--refit", action="store_true", help="engines whose weights can be replaced")
+    add("--weight-streaming", action="store_true", help="weights may stay in host memory, for small cards")
+    add(
+        "--compute-capability",
+        action="append",
+        default=[],
+        metavar="X.Y",
+        help="RTX: build for this one; may be given again",
+    )
+
+
 def _build(options: argparse.Namespace) -> None:
     from export.build import build, open_checkpoint
+    from export.target import Target, TensorRTOptions
 
     _quiet_libraries()
-    out = options.out or Path(ENGINES_FOLDER) / _bundle_name(options.checkpoint)
+    target = Target(
+        backend=options.backend,
+        precision=options.precision,
+        options=TensorRTOptions(
+            max_waveforms=options.max_waveforms,
+            max_duration_s=options.max_duration,
+            workspace_bytes=None if options.workspace is None else int(options.workspace * 2**30),
+            optimization_level=options.optimization_level,
+            version_compatible=options.version_compatible,
+            hardware_compatible=options.hardware_compatible,
+            refittable=options.refit,
+            weight_streaming=options.weight_streaming,
+            compute_capabilities=tuple(options.compute_capability),
+        ),
+    )
+    out = options.out or Path(ENGINES_FOLDER) / (_bundle_name(options.checkpoint) + target.suffix)
     with open_checkpoint(options.checkpoint, options.revision) as checkpoint:
-        build(checkpoint, out)
+        build(checkpoint, out, target)
     print(f"built {out}")
 
 
@@ -78,9 +117,10 @@ def _verify(options: argparse.Namespace) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    from export.inspect import describe
+    from export.inspect import describe, describe_layers
 
-    print(describe(Bundle.read(options.bundle)))
+    bundle = Bundle.read(options.bundle)
+    print(describe_layers(bundle) if options.layers else describe(bundle))
 
 
 def _bundle_name(checkpoint: str) -> str:

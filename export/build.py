@@ -1,7 +1,8 @@
 """Checkpoint to bundle."""
 
 import gc
-import importlib.metadata
+import importlib
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -9,32 +10,42 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
+import onnx
 
-from export.activation import activation_bytes
 from export.checkpoint import Checkpoint
 from export.components import COMPONENTS
 from export.consistency import check_consistency
 from export.demo import write_checkpoint
 from export.errors import CheckpointError
 from export.hub import fetch
-from export.onnx import export_onnx
-from export.parity import TOLERANCE, check_parity
+from export.islands import measure_islands
+from export.onnx import export_onnx, save
+from export.parity import check_parity
+from export.precision import convert, read_model
 from export.staging import staged
+from export.target import Job, Target, build_keys
 from runtime.bundle import (
     SCHEMA,
     Bundle,
     CheckpointSpec,
     EngineSpec,
+    Island,
     Manifest,
     SpeechSpec,
     TokenizerSpec,
     describe_file,
     write_manifest,
 )
-from runtime.engine import TensorSpec, load_engine
+from runtime.device import open_device
+from runtime.engine import TensorSpec
+from runtime.errors import BundleError
 
 DEMO = "demo"
-PACKAGES = ("trt-audioldm2", "torch", "diffusers", "transformers", "onnxruntime")
+MAKERS = {  # backend: the module that makes its engines, by a function `make_engine(job)`
+    "onnx": "export.engines_onnx",
+    "tensorrt": "export.engines_tensorrt",
+    "tensorrt-rtx": "export.engines_tensorrt",
+}
 TOKENIZERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}  # engine: part of the checkpoint
 VOCABULARY = "vocabulary.json"
 Report = Callable[[str], None]
@@ -56,23 +67,32 @@ def open_checkpoint(identifier: str, revision: str | None = None) -> Iterator[Ch
         yield Checkpoint(cached, identifier, commit)
 
 
-def build(checkpoint: Checkpoint, out: Path, report: Report = print) -> None:
+def build(checkpoint: Checkpoint, out: Path, target: Target | None = None, report: Report = print) -> None:
     """Build the bundle at `out`, one module in memory at a time.
 
-    Raises CheckpointError or BuildError, and then leaves no partial bundle.
+    An engine of an earlier bundle there that was made from the same weights, configs, code, versions and options is
+    taken over. Raises CheckpointError or BuildError, and then leaves no partial bundle.
     """
     check_consistency(checkpoint)
+    target = target or Target()
+    versions = target.versions()
+    keys = build_keys(checkpoint, target, versions)
+    earlier = _earlier_bundle(out)
     with staged(out) as folder:
         engines = {}
-        for name in COMPONENTS:
-            engines[name] = _build_engine(checkpoint, folder, name, report)
+        for name, key in keys.items():
+            reused = None if earlier is None else _reuse(earlier, folder, name, key)
+            if reused is not None:
+                report(f"{name}: unchanged")
+            built = reused or _build_engine(checkpoint, folder, name, target, report)
+            engines[name] = msgspec.structs.replace(built, build_key=key)
             gc.collect()
         manifest = Manifest(
             schema=SCHEMA,
             checkpoint=CheckpointSpec(
                 id=checkpoint.id, revision=checkpoint.revision, weights_sha256=checkpoint.weights_sha256()
             ),
-            versions={name: importlib.metadata.version(name) for name in PACKAGES},
+            versions=versions,
             audio=checkpoint.audio(),
             max_new_tokens=checkpoint.max_new_tokens(),
             scheduler=checkpoint.scheduler(),
@@ -95,39 +115,70 @@ def verify(bundle: Bundle, checkpoint: Checkpoint, report: Report = print) -> No
             f"{checkpoint.id}: its weights are not those that {bundle.folder} was built from; "
             f"rebuild: {bundle.rebuild_command}"
         )
+    device = open_device(bundle.default_device())
     for name, make in COMPONENTS.items():
-        engine = bundle.open(name)
-        check_parity(name, make(checkpoint), engine, bundle.manifest.engines[name].tolerance, report)
+        with device.active():
+            engine = bundle.open(name, device)
+        check_parity(name, make(checkpoint), engine, bundle.manifest.engines[name].tolerance, report, device)
         engine.close()
         gc.collect()
 
 
-def _build_engine(checkpoint: Checkpoint, folder: Path, name: str, report: Report) -> EngineSpec:
+def _build_engine(checkpoint: Checkpoint, folder: Path, name: str, target: Target, report: Report) -> EngineSpec:
+    """Trace one component, set its precision, and let the backend make an engine of the graph."""
     start = time.perf_counter()
     component = COMPONENTS[name](checkpoint)
-    files = export_onnx(component, folder, name)
-    report(f"{name}: exported in {time.perf_counter() - start:.1f} s")
-    inputs = _graph_inputs(folder / files[0], component.inputs)
-    engine = load_engine(folder / files[0], backend="onnxruntime", inputs=inputs, outputs=component.outputs)
-    tolerance = TOLERANCE["fp32"]
-    parity = check_parity(name, component, engine, tolerance, report)
-    engine.close()
-    return EngineSpec(
-        files=tuple(describe_file(folder, file) for file in files),
-        backend="onnxruntime",
-        precision="fp32",
-        inputs=inputs,
-        outputs=component.outputs,
-        activation_bytes=activation_bytes(component),
-        tolerance=tolerance,
-        parity=parity,
-    )
+    if target.compiles and component.fuse_attention is not None:
+        component.fuse_attention()
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".graph-") as work:
+        graph = Path(work, export_onnx(component, Path(work), name)[0])
+        inputs = _graph_inputs(graph, component.inputs)
+        model: onnx.ModelProto | None = None
+        islands: tuple[Island, ...] = ()
+        if target.precision != "fp32":
+            model = read_model(graph)
+            islands = measure_islands(name, component, model, target.precision, report)
+            save(convert(model, target.precision, component.islands).model, Path(work), name)
+        report(f"{name}: exported in {time.perf_counter() - start:.1f} s")
+        job = Job(
+            name=name,
+            component=component,
+            checkpoint=checkpoint,
+            target=target,
+            graph=graph,
+            inputs=inputs,
+            folder=folder,
+            report=report,
+            model=model,
+            islands=component.islands,
+        )
+        maker = importlib.import_module(MAKERS[target.backend])
+        return msgspec.structs.replace(maker.make_engine(job), islands=islands)
+
+
+def _earlier_bundle(out: Path) -> Bundle | None:
+    try:
+        return Bundle.read(out)
+    except BundleError:
+        return None
+
+
+def _reuse(earlier: Bundle, folder: Path, name: str, key: str) -> EngineSpec | None:
+    """Take over an earlier bundle's engine into `folder` if it was made from the same things and is undamaged."""
+    spec = earlier.manifest.engines.get(name)
+    if spec is None or spec.build_key != key:
+        return None
+    try:
+        paths = [earlier.path(file) for file in spec.files]
+    except BundleError:
+        return None
+    for path in paths:
+        os.link(path, folder / path.name)
+    return spec
 
 
 def _graph_inputs(path: Path, inputs: dict[str, TensorSpec]) -> dict[str, TensorSpec]:
     """The inputs that the traced graph kept: a UNet may attend to one of the two text states only."""
-    import onnx
-
     kept = {tensor.name for tensor in onnx.load(path, load_external_data=False).graph.input}
     return {name: spec for name, spec in inputs.items() if name in kept}
 

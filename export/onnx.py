@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import onnx
 import onnxruntime
 import torch
 
@@ -15,6 +16,7 @@ from export.errors import BuildError
 
 OPSET = 18
 EXTERNAL_DATA_BYTES = 100 << 20  # larger weights go into a file of their own, which the runtime maps instead of parsing
+SMALL_BYTES = 1024  # smaller tensors stay in the graph: shapes and scales, which readers need to infer types
 
 
 def export_onnx(component: Component, folder: Path, name: str) -> list[str]:
@@ -30,6 +32,19 @@ def export_onnx(component: Component, folder: Path, name: str) -> list[str]:
             raise BuildError(f"{name}: cannot be traced: {str(error).strip().splitlines()[0]}") from error
         size = sum(file.stat().st_size for file in Path(work).iterdir())
         return _clean(traced, folder, external=size > EXTERNAL_DATA_BYTES)
+
+
+def save(model: onnx.ModelProto, folder: Path, name: str) -> list[str]:
+    """Write a graph as `export_onnx` does. Returns the names of the files, the graph's first."""
+    size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    graph, weights = f"{name}.onnx", f"{name}.onnx.data"
+    for file in (graph, weights):
+        (folder / file).unlink(missing_ok=True)  # weights are appended to a file that is there
+    external = size > EXTERNAL_DATA_BYTES
+    onnx.save_model(
+        model, str(folder / graph), save_as_external_data=external, location=weights, size_threshold=SMALL_BYTES
+    )
+    return [graph, weights] if external else [graph]
 
 
 def _trace(component: Component, path: Path) -> None:
@@ -59,7 +74,7 @@ def _clean(traced: Path, folder: Path, *, external: bool) -> list[str]:
         names.append(f"{path.name}.data")
         prefix = "session.optimized_model_external_initializers"
         options.add_session_config_entry(f"{prefix}_file_name", names[1])
-        options.add_session_config_entry(f"{prefix}_min_size_in_bytes", "1024")
+        options.add_session_config_entry(f"{prefix}_min_size_in_bytes", str(SMALL_BYTES))
     onnxruntime.InferenceSession(str(traced), options, providers=["CPUExecutionProvider"])
     return names
 

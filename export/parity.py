@@ -9,19 +9,26 @@ import torch
 from export.components import Component
 from export.errors import BuildError
 from runtime.bundle import ParityCheck
+from runtime.device import Device, HostDevice
 from runtime.engine import Engine
 
-TOLERANCE = {"fp32": 1e-4}
+# An FP16 step rounds to 5e-4, one of BF16 to 4e-3; what a deep graph makes of that is measured, these are its bounds.
+TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 6e-2}
 
 
 def check_parity(
-    name: str, component: Component, engine: Engine, tolerance: float, report: Callable[[str], None] = print
+    name: str,
+    component: Component,
+    engine: Engine,
+    tolerance: float,
+    report: Callable[[str], None] = print,
+    device: Device | None = None,
 ) -> tuple[ParityCheck, ...]:
     """Compare at all of the component's sizes. Returns the errors; raises BuildError at one above tolerance."""
     checks = []
     for sizes in component.sizes:
         seed = torch.seed() % 2**31
-        error = compare(component, engine, sizes, seed)
+        error = compare(component, engine, sizes, seed, device)
         shown = " ".join(f"{axis}={size}" for axis, size in sizes.items())
         report(f"  {name}: {shown}: relative error {error:.1e}")
         if not error <= tolerance:
@@ -32,15 +39,20 @@ def check_parity(
     return tuple(checks)
 
 
-def compare(component: Component, engine: Engine, sizes: dict[str, int], seed: int) -> float:
-    """Worst relative L2 error over the outputs for one random input."""
+def compare(
+    component: Component, engine: Engine, sizes: dict[str, int], seed: int, device: Device | None = None
+) -> float:
+    """Worst relative L2 error over the outputs for one random input. The engine runs on `device`, the CPU if None."""
     inputs = component.draw(sizes, torch.Generator().manual_seed(seed))
     with torch.no_grad():
         expected = component.module(*(inputs[key] for key in component.inputs))
     expected = expected if isinstance(expected, tuple) else (expected,)
-    outputs = engine.run({key: np.ascontiguousarray(inputs[key].numpy()) for key in engine.inputs})
+    device = device or HostDevice()
+    with device.active():
+        outputs = engine.run({key: device.xp.asarray(inputs[key].numpy(), order="C") for key in engine.inputs})
+        found = {key: device.to_host(output) for key, output in outputs.items()}
     return max(
-        relative_error(outputs[key], value.numpy()) for key, value in zip(component.outputs, expected, strict=True)
+        relative_error(found[key], value.numpy()) for key, value in zip(component.outputs, expected, strict=True)
     )
 
 

@@ -14,10 +14,11 @@ from typing import Annotated, Any
 
 import msgspec
 
-from runtime.engine import Engine, TensorSpec, load_engine
-from runtime.errors import BundleError
+from runtime.device import Device, HostDevice, gpu_is_usable
+from runtime.engine import BuiltFor, Engine, ShapeProfile, TensorSpec, load_engine
+from runtime.errors import BundleError, IncompatibleEngineError
 
-SCHEMA = 2
+SCHEMA = 3
 MANIFEST = "manifest.json"
 ENGINES_FOLDER = "engines"
 ENGINES_VARIABLE = "TRT_AUDIOLDM2_ENGINES"
@@ -42,9 +43,25 @@ class ParityCheck(_Part, frozen=True):
     relative_error: float
 
 
+class Island(_Part, frozen=True):
+    """A part of a half-precision graph that stays in float32, and why: relative errors at the traced size.
+
+    `error_without` is what the whole graph's error would be if this part alone were half too; not finite: None.
+    """
+
+    name: str
+    pattern: str
+    nodes: int
+    extra_bytes: int
+    error_with: float
+    error_without: float | None
+
+
 class EngineSpec(_Part, frozen=True):
     """One engine: its files (the first is the one to open), how it runs, what it takes and gives, how exact it is.
 
+    `parity` was measured on the engine itself or, where the build had no GPU, on its graph with every half tensor
+    rounded: `parity_of` is "engine" or "graph". `build_key` is a hash of all that the engine was made from.
     `activation_bytes` are the coefficients c0, c1, c2 of the peak memory of one row, c0 + c1 h + c2 h^2 for latent
     height h; empty where memory does not grow with it.
     """
@@ -57,6 +74,11 @@ class EngineSpec(_Part, frozen=True):
     activation_bytes: tuple[float, ...]
     tolerance: float
     parity: tuple[ParityCheck, ...]
+    parity_of: str
+    build_key: str
+    islands: tuple[Island, ...] = ()
+    profiles: tuple[ShapeProfile, ...] = ()
+    built_for: BuiltFor | None = None
 
 
 class TokenizerSpec(_Part, frozen=True):
@@ -171,8 +193,25 @@ class Bundle:
 
     @property
     def rebuild_command(self) -> str:
-        """The command that makes this bundle anew."""
-        return _build_command(self.manifest.checkpoint.id, self.folder)
+        """The command that makes this bundle anew, but for options of the builder."""
+        return _build_command(self.manifest.checkpoint.id, self.folder, *self._target_flags())
+
+    def needs_gpu(self) -> bool:
+        """Whether its engines run on a GPU only."""
+        return any(spec.built_for is not None for spec in self.manifest.engines.values())
+
+    def default_device(self) -> str:
+        """The device of `auto`: a GPU for engines that were compiled for one."""
+        return "cuda" if self.needs_gpu() else "cpu"
+
+    def _target_flags(self) -> list[str]:
+        spec = next(iter(self.manifest.engines.values()), None)
+        flags = []
+        if spec is not None and spec.built_for is not None:
+            flags += ["--backend", spec.built_for.flavour.replace("_", "-")]
+        if spec is not None and spec.precision != "fp32":
+            flags += ["--precision", spec.precision]
+        return flags
 
     def path(self, file: FileSpec) -> Path:
         """Check the hash of one of the bundle's files and return its path. Raises BundleError if it was altered."""
@@ -186,14 +225,24 @@ class Bundle:
             )
         return path
 
-    def open(self, name: str, device: str = "cpu") -> Engine:
+    def open(self, name: str, device: Device | None = None) -> Engine:
         """Check and load one engine. Raises BundleError for a damaged file, EngineError if it cannot run here."""
         spec = self.manifest.engines.get(name)
         if spec is None:
             has = ", ".join(sorted(self.manifest.engines))
             raise BundleError(f"{self.folder} has no engine '{name}' (it has {has}); rebuild: {self.rebuild_command}")
         paths = [self.path(file) for file in spec.files]
-        return load_engine(paths[0], backend=spec.backend, inputs=spec.inputs, outputs=spec.outputs, device=device)
+        try:
+            return load_engine(
+                paths[0],
+                backend=spec.backend,
+                inputs=spec.inputs,
+                outputs=spec.outputs,
+                device=device,
+                built_for=spec.built_for,
+            )
+        except IncompatibleEngineError as error:
+            raise IncompatibleEngineError(f"{error}; rebuild: {self.rebuild_command}") from error
 
     def _check_presence(self, file: FileSpec) -> Path:
         name = PurePosixPath(file.name)
@@ -224,8 +273,8 @@ class OpenEngines(Mapping[str, Engine]):
     `loading_s` is the time spent loading so far.
     """
 
-    def __init__(self, bundle: Bundle, device: str, *, one_at_a_time: bool = False) -> None:
-        self._bundle, self._device = bundle, device
+    def __init__(self, bundle: Bundle, device: Device | None = None, *, one_at_a_time: bool = False) -> None:
+        self._bundle, self._device = bundle, device or HostDevice()
         self._one_at_a_time = one_at_a_time
         self._open: dict[str, Engine] = {}
         self.loading_s = 0.0
@@ -274,10 +323,11 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
 
 
-def find_bundle(engines: str | None, environment: Mapping[str, str]) -> Path:
-    """The bundle to use: as asked, else by TRT_AUDIOLDM2_ENGINES, else the only one under `engines/`.
+def find_bundle(engines: str | None, environment: Mapping[str, str], device: str = "auto") -> Path:
+    """The bundle to use: as asked, else by TRT_AUDIOLDM2_ENGINES, else the only one under `engines/` that fits.
 
-    Raises BundleError with the build command if there is none, or with their names if there are several.
+    Where a GPU is usable, and `device` is not the CPU, bundles that were compiled for one come first; elsewhere they do
+    not count. Raises BundleError with the build command if there is none, or with their names if there are several.
     """
     asked = engines or environment.get(ENGINES_VARIABLE)
     if asked:
@@ -289,13 +339,22 @@ def find_bundle(engines: str | None, environment: Mapping[str, str]) -> Path:
             "(or --checkpoint demo to try without a download)"
         )
     if len(found) > 1:
+        found = _fitting([Bundle.read(path) for path in found], device) or found
+    if len(found) > 1:
         names = ", ".join(str(path) for path in found)
         raise BundleError(f"several bundles: {names}; choose one with --engines or {ENGINES_VARIABLE}")
     return found[0]
 
 
-def _build_command(checkpoint: str, folder: Path) -> str:
-    return shlex.join(["python", "-m", "export", "build", "--checkpoint", checkpoint, "--out", str(folder)])
+def _fitting(bundles: list[Bundle], device: str) -> list[Path]:
+    """Bundles of the kind that this machine runs best."""
+    compiled = [bundle.folder for bundle in bundles if bundle.needs_gpu()]
+    graphs = [bundle.folder for bundle in bundles if not bundle.needs_gpu()]
+    return (compiled or graphs) if device != "cpu" and gpu_is_usable() else graphs
+
+
+def _build_command(checkpoint: str, folder: Path, *flags: str) -> str:
+    return shlex.join(["python", "-m", "export", "build", "--checkpoint", checkpoint, *flags, "--out", str(folder)])
 
 
 def _read_manifest(folder: Path) -> Manifest:

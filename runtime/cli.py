@@ -73,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--scheduler", metavar="NAME", help="such as DPMSolverMultistepScheduler (default: the checkpoint's)")
     add("--eta", type=float, default=0.0, help="DDIM's noise, 0 to 1 (default: %(default)s)")
     add("--max-new-tokens", type=int, metavar="N", help="GPT2's new embeddings (default: the checkpoint's)")
+    add("--seed-device", choices=["cpu", "cuda"], default="cpu", help="whose generator of torch's a seed is for")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s, as the bundle needs)")
     add("--low-memory", action="store_true", help="load each engine when it is needed, free it after")
     add("--vae-slicing", action="store_true", help="decode waveforms one by one: less memory with --num-waveforms")
     add("--float", action="store_true", help="write 32-bit float WAV instead of 16-bit PCM")
@@ -94,7 +96,7 @@ def _run(options: argparse.Namespace) -> int:
     for flag, value in (("--num-waveforms", options.num_waveforms), ("--batch-size", options.batch_size)):
         if value < 1:
             raise InputError(f"{flag} has to be at least 1, got {value}")
-    folder = partial(find_bundle, options.engines, os.environ)
+    folder = partial(find_bundle, options.engines, os.environ, options.device)
     return _run_one(options, folder) if options.prompts_file is None else _run_many(options, folder)
 
 
@@ -176,7 +178,7 @@ def _run_many(options: argparse.Namespace, folder: Callable[[], Path]) -> int:
 
 
 def _options(options: argparse.Namespace) -> dict[str, Any]:
-    return {"low_memory": options.low_memory, "vae_slicing": options.vae_slicing}
+    return {"device": options.device, "low_memory": options.low_memory, "vae_slicing": options.vae_slicing}
 
 
 def _call_arguments(options: argparse.Namespace) -> dict[str, Any]:
@@ -188,6 +190,7 @@ def _call_arguments(options: argparse.Namespace) -> dict[str, Any]:
         "eta": options.eta,
         "max_new_tokens": options.max_new_tokens,
         "scheduler": options.scheduler,
+        "seed_device": options.seed_device,
     }
 
 

@@ -5,14 +5,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from runtime.bundle import TokenizerSpec
-from runtime.engine import Array, Engine
-from runtime.errors import InputError, NumericsError
+from runtime.device import Array, Device, HostDevice
+from runtime.engine import Engine
+from runtime.errors import InputError
 from runtime.speech import VitsTokenizer
 
 logger = logging.getLogger(__name__)
@@ -33,6 +35,14 @@ class Conditioning:
         """One row alone."""
         one = slice(index, index + 1)
         return Conditioning(self.prompt_embeds[one], self.attention_mask[one], self.generated_prompt_embeds[one])
+
+    def on(self, xp: ModuleType) -> "Conditioning":
+        """The same in arrays of `xp`."""
+        return Conditioning(*(xp.asarray(array) for array in self._arrays()))
+
+    def padded_to(self, multiple: int) -> "Conditioning":
+        """The same with masked tokens up to a multiple."""
+        return self.padded(-(-self.attention_mask.shape[1] // multiple) * multiple)
 
     def padded(self, length: int) -> "Conditioning":
         """The same with masked tokens up to `length`."""
@@ -112,9 +122,11 @@ class PromptEncoder:
         self,
         engines: Mapping[str, Engine],
         tokenizers: Mapping[str, TextTokenizer],
+        device: Device | None = None,
         speech: VitsTokenizer | None = None,
     ) -> None:
         self._engines, self._tokenizers, self._speech = engines, tokenizers, speech
+        self._device = device or HostDevice()
         self.encode = lru_cache(CACHED_PROMPTS)(self._encode)
 
     def _encode(
@@ -145,7 +157,7 @@ class PromptEncoder:
         projected = self._run(
             "projection_model",
             hidden_states=clap,
-            attention_mask=np.ones((len(texts), 1), np.int64),
+            attention_mask=self._device.xp.ones((len(texts), 1), np.int64),
             hidden_states_1=states,
             attention_mask_1=mask,
         )
@@ -163,14 +175,15 @@ class PromptEncoder:
         t5 = self._tokenizers["text_encoder_2"]
         prompt = t5.ids(texts[-1], max_length=length)
         length = length or len(prompt)
-        ids, mask = t5.pad([*(t5.ids(text, max_length=length) for text in texts[:-1]), prompt], length)
+        rows = t5.pad([*(t5.ids(text, max_length=length) for text in texts[:-1]), prompt], length)
+        ids, mask = map(self._device.xp.asarray, rows)
         return self._run("text_encoder_2", input_ids=ids, attention_mask=mask)["last_hidden_state"], mask
 
     def _speech_states(self, transcription: str, *, guided: bool) -> tuple[Array, Ints]:
         """States (rows, tokens, width) and mask (rows, tokens). The negative row says nothing: all zeros, in both."""
         if self._speech is None:
             raise InputError("transcription is for speech checkpoints: this bundle has no VITS tokenizer")
-        ids, mask = self._speech.row(transcription)
+        ids, mask = map(self._device.xp.asarray, self._speech.row(transcription))
         states = self._run("text_encoder_2", input_ids=ids, attention_mask=mask)["last_hidden_state"]
         if not guided:
             return states, mask
@@ -179,7 +192,7 @@ class PromptEncoder:
     def text_embeds(self, texts: list[str]) -> Array:
         """CLAP's text embeddings of unit length, (texts, width)."""
         clap = self._tokenizers["text_encoder"]
-        ids, mask = clap.pad([clap.ids(text) for text in texts])
+        ids, mask = map(self._device.xp.asarray, clap.pad([clap.ids(text) for text in texts]))
         return self._run("text_encoder", input_ids=ids, attention_mask=mask)["text_embeds"]
 
     def generate(self, inputs_embeds: Array, attention_mask: Array, max_new_tokens: int) -> Array:
@@ -196,27 +209,21 @@ class PromptEncoder:
                 f"max_new_tokens is {max_new_tokens}: the language model has {positions} positions, of which the texts "
                 f"take {length}, so at most {positions - length + 1}"
             )
+        xp = self._device.xp
         past = {
-            name: np.zeros((rows, spec.min_shape[1], 0, spec.min_shape[3]), spec.dtype)
+            name: xp.zeros((rows, spec.min_shape[1], 0, spec.min_shape[3]), spec.dtype)
             for name, spec in engine.inputs.items()
             if name.startswith("past_")
         }
         mask, new = attention_mask, []
         for _ in range(max_new_tokens):
             outputs = engine.run({"inputs_embeds": inputs_embeds, "attention_mask": mask, **past})
-            inputs_embeds = np.ascontiguousarray(outputs["last_hidden_state"][:, -1:])  # (rows, 1, width)
-            new.append(ensure_finite("language_model", inputs_embeds))  # not the cache: a scan of it at every step
+            inputs_embeds = outputs["last_hidden_state"][:, -1:].copy()  # (rows, 1, width)
+            new.append(self._device.watch("language_model", inputs_embeds))  # not the cache: long, at every step
             past = {name: outputs[name.replace("past_", "present_")] for name in past}
-            mask = np.concatenate([mask, np.ones((rows, 1), mask.dtype)], axis=1)
+            mask = np.concatenate([mask, xp.ones((rows, 1), mask.dtype)], axis=1)
         return np.concatenate(new, axis=1)
 
     def _run(self, name: str, **feeds: Array) -> Mapping[str, Array]:
         outputs = self._engines[name].run(feeds)
-        return {key: ensure_finite(f"{name} ({key})", array) for key, array in outputs.items()}
-
-
-def ensure_finite(stage: str, array: Array) -> Array:
-    """Return `array`, or raise NumericsError naming the stage if any of it is NaN or Inf."""
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise NumericsError(f"{stage} produced NaN or Inf: the run was stopped")
-    return array
+        return {key: self._device.watch(f"{name} ({key})", array) for key, array in outputs.items()}

@@ -5,14 +5,13 @@ import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
 from runtime import backends
+from runtime.device import Array, Device, HostDevice
 from runtime.errors import EngineError
-
-Array = Any  # numpy.ndarray or cupy.ndarray: whatever the engine's `xp` makes
 
 
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -45,12 +44,28 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         return None
 
 
+# Each input's smallest, commonest and largest shape.
+ShapeProfile = dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
+
+
+class BuiltFor(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What an engine that was compiled for a GPU runs on."""
+
+    flavour: str  # the library: tensorrt or tensorrt_rtx
+    version: str  # the library's, in full
+    compute_capability: str | None  # of the GPU it was built on, such as "9.0"; None: built without one
+    accepted_capabilities: tuple[str, ...] = ()  # the only ones it runs on; empty: as the library decides
+    version_compatible: bool = False  # runs on later versions too
+    hardware_compatible: bool = False  # runs on every GPU from compute capability 8.0 on
+
+
 class Engine(Protocol):
     """All that the pipeline knows of a backend. Outputs are views, valid until the engine's next `run`."""
 
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
     xp: ModuleType
+    capturable: bool  # whether a run may be captured in a CUDA graph
 
     def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         """Run once over arrays named and shaped as `inputs` says. Raises EngineError."""
@@ -81,14 +96,16 @@ def load_engine(
     backend: str,
     inputs: Mapping[str, TensorSpec],
     outputs: Mapping[str, TensorSpec],
-    device: str = "cpu",
+    device: Device | None = None,
+    built_for: BuiltFor | None = None,
 ) -> Engine:
-    """Open the engine file at `path` with the named backend. The only factory.
+    """Open the engine file at `path` with the named backend, for a device (the CPU if None). The only factory.
 
-    A backend is a module of `runtime.backends` with a function `load(path, inputs, outputs, device)`.
+    A backend is a module of `runtime.backends` with a function `load(path, inputs, outputs, device, built_for)`.
     """
-    known = sorted(module.name for module in pkgutil.iter_modules(backends.__path__))
+    known = sorted(m.name for m in pkgutil.iter_modules(backends.__path__) if not m.name.startswith("_"))
     if backend not in known:
         raise EngineError(f"{path.name}: unknown backend '{backend}'; this version has {', '.join(known)}")
-    engine: Engine = importlib.import_module(f"runtime.backends.{backend}").load(path, inputs, outputs, device)
+    module = importlib.import_module(f"runtime.backends.{backend}")
+    engine: Engine = module.load(path, inputs, outputs, device or HostDevice(), built_for)
     return engine

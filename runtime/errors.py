@@ -17,6 +17,10 @@ class EngineError(AudioLDM2Error):
     """An engine could not be loaded, was fed wrongly, or failed."""
 
 
+class IncompatibleEngineError(EngineError):
+    """An engine was built for another library version, flavour or GPU than is here."""
+
+
 class NumericsError(AudioLDM2Error):
     """A stage produced NaN or Inf: says which stage."""
 

@@ -12,34 +12,33 @@ from runtime.vocode import WINDOW_FRAMES
 def check_memory(
     manifest: Manifest,
     request: Request,
-    available_bytes: int | None = None,
+    available_bytes: int | None,
     *,
     low_memory: bool = False,
     vae_slicing: bool = False,
 ) -> None:
-    """Raise InputError if the call needs more memory than is free.
+    """Raise InputError if the call needs more memory than is free; nothing is refused where that is not known.
 
     Activations come from the manifest: measured when the bundle was built, as a polynomial of the latent height.
     Weights count with `low_memory` only: without, they are loaded by now.
     """
-    available = free_memory_bytes() if available_bytes is None else available_bytes
-    if available is None:
+    if available_bytes is None:
         return
     height = request.latent_shape[2]
     peak = partial(peak_bytes, manifest, request, low_memory=low_memory, vae_slicing=vae_slicing)
     needed = peak(height)
-    if needed <= available:
+    if needed <= available_bytes:
         return
     low, high = 0, height  # the largest height that fits, by bisection
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if peak(middle) <= available else (low, middle)
+        low, high = (middle, high) if peak(middle) <= available_bytes else (low, middle)
     audio = manifest.audio
     seconds = audio.hop_samples * audio.vae_scale_factor / audio.sample_rate_hz
     fits = f"about {low * seconds:.1f} s fit" if low else "not even the shortest fits"
     raise InputError(
         f"{request.rows} waveforms of {height * seconds:.1f} s need about {needed / 2**30:.1f} GiB, "
-        f"{available / 2**30:.1f} GiB are free: {fits} (or make fewer waveforms at once)"
+        f"{available_bytes / 2**30:.1f} GiB are free: {fits} (or make fewer waveforms at once)"
     )
 
 

@@ -11,14 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.bundle import Bundle, OpenEngines
-from runtime.conditioning import Conditioning, PromptEncoder, TextTokenizer, ensure_finite
-from runtime.engine import Array
-from runtime.errors import MissingDependencyError
+from runtime.conditioning import Conditioning, PromptEncoder, TextTokenizer
+from runtime.denoise import Denoiser
+from runtime.device import Array, Device, open_device
+from runtime.errors import MissingDependencyError, NumericsError
 from runtime.memory import check_memory
 from runtime.noise import SeededNoise
 from runtime.request import Arguments, Request, StopDenoising, check_request
-from runtime.schedulers import Plan, State, advance, make_plan, model_input
-from runtime.scoring import cosine_scores
+from runtime.schedulers import Plan, make_plan
+from runtime.scoring import cosine_scores, log_mels
 from runtime.speech import VitsTokenizer
 from runtime.vocode import vocode
 
@@ -46,11 +47,13 @@ class AudioLDM2Pipeline:
     ) -> None:
         self._bundle, self._audio = bundle, bundle.manifest.audio
         self._low_memory, self._vae_slicing = low_memory, vae_slicing
-        self._engines = OpenEngines(bundle, "cpu" if device == "auto" else device, one_at_a_time=low_memory)
+        self._device: Device = open_device(bundle.default_device() if device == "auto" else device)
+        self._engines = OpenEngines(bundle, self._device, one_at_a_time=low_memory)
         tokenizers = {name: TextTokenizer(bundle.path(t.file), t) for name, t in bundle.manifest.tokenizers.items()}
         speech = bundle.manifest.speech
         vits = None if speech is None else VitsTokenizer(bundle.path(speech.file), speech)
-        self._encoder = PromptEncoder(self._engines, tokenizers, vits)
+        self._encoder = PromptEncoder(self._engines, tokenizers, self._device, vits)
+        self._denoiser = Denoiser(self._engines, self._device, replay=not low_memory)
 
     @classmethod
     def from_pretrained(
@@ -77,22 +80,33 @@ class AudioLDM2Pipeline:
         given = Arguments(prompt=prompt, **arguments)
         request = check_request(self._audio, given, speech=self._bundle.manifest.speech is not None)
         plan = make_plan(self._scheduler(given.scheduler), request.num_inference_steps, eta=request.eta)
+        try:
+            with self._device.active():
+                return self._render(plan, request, given)
+        except NumericsError:
+            self._encoder.encode.cache_clear()  # what a broken text engine made is not to be heard again
+            raise
+
+    def _render(self, plan: Plan, request: Request, given: Arguments) -> AudioOutput:
+        """Prompt to audio, on the device's stream."""
         to_latents = given.output_type == "latent"
         stage = Stages(self._engines)
         with stage("load"):
             self._engines.open(*TEXT_STAGE, "unet")
             self._engines.open(*(() if to_latents else AUDIO_STAGE), *(SCORING_STAGE if request.ranked else ()))
-            check_memory(self._bundle.manifest, request, low_memory=self._low_memory, vae_slicing=self._vae_slicing)
+            limits = {"low_memory": self._low_memory, "vae_slicing": self._vae_slicing}
+            check_memory(self._bundle.manifest, request, self._device.free_bytes(), **limits)
         with stage("encode"):
             conditioning = self._encode(request)
         with stage("denoise"):
             latents = self._denoise(plan, conditioning, request, given)
         if to_latents:
-            return self._output(latents, request, given, stage)
+            return self._output(self._finished(latents), request, given, stage)
         with stage("decode"):
             mel = self._decode(latents)  # (rows, frames, mel bins)
         with stage("vocode"):
-            audios = vocode(self._engines["vocoder"], mel, self._audio)[:, : request.samples]  # (rows, samples)
+            rows = vocode(self._engines["vocoder"], mel, self._audio, self._device)[:, : request.samples]
+            audios = self._finished(rows)  # (rows, samples)
         if not request.ranked:
             return self._output(audios, request, given, stage)
         with stage("rank"):
@@ -100,20 +114,25 @@ class AudioLDM2Pipeline:
         return self._output(audios[order], request, given, stage, scores[order], order)
 
     def _denoise(self, plan: Plan, conditioning: Conditioning, request: Request, given: Arguments) -> Array:
-        """The loop: latents (rows, channels, height, width) from noise to clean."""
-        noise = SeededNoise(request.seeds)
-        first = noise.randn(request.latent_shape) if request.latents is None else request.latents
-        state = State(sample=first * np.float32(plan.init_noise_sigma))
-        for i, step in enumerate(plan.steps):
-            output = self._predict(model_input(step, state), step.timestep, conditioning, request)
-            state = advance(plan, step, state, output, noise.randn)
+        """Latents (rows, channels, height, width) from noise to clean; `callback` sees every step and may end it."""
+        xp = self._device.xp
+        noise = SeededNoise(request.seeds, given.seed_device, xp, **self._device.threads())
+        first = noise.randn(request.latent_shape) if request.latents is None else xp.asarray(request.latents)
+        latents, scale = first * np.float32(plan.init_noise_sigma), request.guidance_scale if request.guided else None
+        for i, latents in enumerate(self._denoiser.steps(plan, latents, conditioning, scale, noise.randn)):  # noqa: B020
             completed = plan.completed(i)
             if given.callback is not None and completed is not None and i % given.callback_steps == 0:
                 try:
-                    given.callback(completed, step.timestep, state.sample)
+                    given.callback(completed, plan.steps[i].timestep, latents)
                 except StopDenoising:
                     break
-        return state.sample
+        return latents
+
+    def _finished(self, array: Array) -> Array:
+        """On the host, and free of NaN and Inf in every stage so far: the only time that a call waits for a GPU."""
+        host = self._device.to_host(array)
+        self._device.verify()
+        return host
 
     def encode_prompt(
         self,
@@ -134,8 +153,12 @@ class AudioLDM2Pipeline:
             guidance_scale=2.0 if do_classifier_free_guidance else 1.0,
             **arguments,
         )
-        both = self._encode(check_request(self._audio, given, speech=self._bundle.manifest.speech is not None))
-        return both.prompt_embeds, both.attention_mask, both.generated_prompt_embeds
+        request = check_request(self._audio, given, speech=self._bundle.manifest.speech is not None)
+        with self._device.active():
+            both = self._encode(request)
+            arrays = both.prompt_embeds, both.attention_mask, both.generated_prompt_embeds
+            embeds, mask, generated = map(self._finished, arrays)
+            return embeds, mask, generated
 
     def generate_language_model(
         self, inputs_embeds: Array, max_new_tokens: int | None = None, *, attention_mask: Array | None = None
@@ -146,10 +169,13 @@ class AudioLDM2Pipeline:
         """
         embeds = np.ascontiguousarray(inputs_embeds, np.float32)
         mask = np.ones(embeds.shape[:2], np.int64) if attention_mask is None else np.asarray(attention_mask, np.int64)
-        return self._encoder.generate(embeds, mask, max_new_tokens or self._bundle.manifest.max_new_tokens)
+        xp, new_tokens = self._device.xp, max_new_tokens or self._bundle.manifest.max_new_tokens
+        with self._device.active():
+            return self._finished(self._encoder.generate(xp.asarray(embeds), xp.asarray(mask), new_tokens))
 
     def close(self) -> None:
         """Free all engines."""
+        self._denoiser.clear()
         self._engines.close()
 
     def _scheduler(self, override: str | Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -171,43 +197,27 @@ class AudioLDM2Pipeline:
             encoded = self._encoder.encode(request.prompts[i], negative, new_tokens, spoken)
         else:
             assert request.embeds is not None
-            encoded = request.embeds.row(i)
+            encoded = request.embeds.row(i).on(self._device.xp)
             if negative is not None:
                 encoded = Conditioning.pair(self._encoder.encode_negative(negative, encoded, new_tokens), encoded)
         if request.guided and request.negative_embeds is not None:
-            encoded = Conditioning.pair(request.negative_embeds.row(i), encoded)
+            encoded = Conditioning.pair(request.negative_embeds.row(i).on(self._device.xp), encoded)
         return encoded
-
-    def _predict(self, sample: Array, timestep: float, conditioning: Conditioning, request: Request) -> Array:
-        """The model's output at `sample`, (rows, channels, height, width), guided if the request is."""
-        unet = self._engines["unet"]
-        feeds = {
-            "sample": np.concatenate([sample, sample]) if request.guided else sample,
-            "timestep": np.asarray([timestep], np.float32),
-            "encoder_hidden_states": conditioning.generated_prompt_embeds,
-            "encoder_hidden_states_1": conditioning.prompt_embeds,
-            "encoder_attention_mask_1": conditioning.attention_mask,
-        }
-        outputs = unet.run({name: feeds[name] for name in unet.inputs})  # some UNets attend to the first states only
-        output = ensure_finite(f"unet (timestep {timestep:g})", outputs["noise_pred"])
-        if not request.guided:
-            return output
-        unconditional, text = np.split(output, 2)
-        return unconditional + np.float32(request.guidance_scale) * (text - unconditional)
 
     def _decode(self, latents: Array) -> Array:
         """Mel (rows, frames, mel bins) of latents (rows, channels, height, width)."""
         decoder, scaled = self._engines["vae_decoder"], latents / np.float32(self._audio.vae_scaling_factor)
         slices = np.split(scaled, len(scaled)) if self._vae_slicing else [scaled]
         mels = [decoder.run({"latents": part})["mel"].copy() for part in slices]  # the engine reuses its output
-        return ensure_finite("vae_decoder", np.concatenate(mels))
+        return self._device.watch("vae_decoder", np.concatenate(mels))
 
     def _rank(self, audios: Array, request: Request) -> tuple[Array, list[int]]:
         """CLAP scores, (rows,), and the order that puts each prompt's best first."""
         count = request.num_waveforms_per_prompt
-        texts = np.repeat(self._encoder.text_embeds(list(request.prompts or ())), count, axis=0)
-        extractor = self._bundle.manifest.feature_extractor
-        scores = cosine_scores(self._engines["audio_encoder"], texts, audios, self._audio.sample_rate_hz, extractor)
+        texts = np.repeat(self._finished(self._encoder.text_embeds(list(request.prompts or ()))), count, axis=0)
+        features = log_mels(audios, self._audio.sample_rate_hz, self._bundle.manifest.feature_extractor)
+        outputs = self._engines["audio_encoder"].run({"input_features": self._device.xp.asarray(features)})
+        scores = cosine_scores(texts, self._finished(self._device.watch("audio_encoder", outputs["audio_embeds"])))
         best = np.argsort(-scores.reshape(-1, count), axis=1, kind="stable")
         return scores, (best + np.arange(len(best))[:, None] * count).reshape(-1).tolist()
 

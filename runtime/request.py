@@ -10,12 +10,13 @@ import numpy as np
 
 from runtime.bundle import AudioSpec
 from runtime.conditioning import Conditioning
-from runtime.engine import Array
+from runtime.device import Array
 from runtime.errors import InputError
 from runtime.noise import Seed
 
 LONGEST_S = 1e9  # far more than fits in memory, which is checked later with the numbers: sizes must not overflow first
 OUTPUT_TYPES = ("np", "latent", "pt")
+SEED_DEVICES = ("cpu", "cuda")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,8 @@ class Arguments:
     """The arguments of a call: names, meanings and defaults of diffusers' AudioLDM2Pipeline, and two of ours.
 
     Ours are `seed`, an integer or one a prompt or waveform, each of which gives what `torch.Generator("cpu")` gives;
-    and `scheduler`, a class name in place of the checkpoint's, with its config, or a whole config with `_class_name`.
+    `seed_device`, "cuda" for the normals that torch draws on a GPU (equal to within its fast sines and cosines); and
+    `scheduler`, a class name in place of the checkpoint's, with its config, or a whole config with `_class_name`.
     Arrays may be anything that NumPy takes. Embeddings have the shapes that `encode_prompt` returns, without the
     negative rows: prompt_embeds (prompts, tokens, width), generated_prompt_embeds (prompts, new tokens, width), masks
     (prompts, tokens). `callback(step, timestep, latents)` may raise StopDenoising: the latents so far are then decoded.
@@ -52,6 +54,7 @@ class Arguments:
     cross_attention_kwargs: Mapping[str, Any] | None = None
     output_type: str = "np"
     seed: int | Sequence[int] | None = None
+    seed_device: str = "cpu"
     scheduler: str | Mapping[str, Any] | None = None
 
 
@@ -139,6 +142,8 @@ def _check_the_rest(given: Arguments) -> None:
     _integer("callback_steps", given.callback_steps)
     if given.output_type not in OUTPUT_TYPES:
         raise InputError(f"output_type has to be one of {', '.join(OUTPUT_TYPES)}, got {given.output_type!r}")
+    if given.seed_device not in SEED_DEVICES:
+        raise InputError(f"seed_device has to be one of {', '.join(SEED_DEVICES)}, got {given.seed_device!r}")
     if given.cross_attention_kwargs:
         raise InputError("cross_attention_kwargs change the attention of a torch module: an engine has none to change")
 

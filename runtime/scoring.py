@@ -7,18 +7,18 @@ import numpy.typing as npt
 import soxr
 
 from runtime.bundle import FeatureExtractorSpec
-from runtime.engine import Engine
 
 Floats = npt.NDArray[np.float32]
 
 
-def cosine_scores(
-    audio_encoder: Engine, text_embeds: Floats, audios: Floats, sample_rate_hz: int, spec: FeatureExtractorSpec
-) -> Floats:
-    """Cosine similarity of each waveform, (rows, samples), with its own row of CLAP text embeddings, (rows, width)."""
-    features = np.stack([log_mel(resample(audio, sample_rate_hz, spec.sample_rate_hz), spec) for audio in audios])
-    embeds = audio_encoder.run({"input_features": features})["audio_embeds"]  # (rows, width), unit length
-    scores: Floats = (embeds * text_embeds).sum(axis=1)
+def log_mels(audios: Floats, sample_rate_hz: int, spec: FeatureExtractorSpec) -> Floats:
+    """CLAP's features of each waveform, (rows, samples) to (rows, 1, frames, mel_bins)."""
+    return np.stack([log_mel(resample(audio, sample_rate_hz, spec.sample_rate_hz), spec) for audio in audios])
+
+
+def cosine_scores(text_embeds: Floats, audio_embeds: Floats) -> Floats:
+    """Cosine similarity of each waveform with its own text; both (rows, width), of unit length."""
+    scores: Floats = (audio_embeds * text_embeds).sum(axis=1)
     return scores
 
 

@@ -13,11 +13,11 @@ class PlainAttention:
 
     Scores of self-attention grow with the square of the length, so they are never all in memory: heads are taken one
     after the other, and so are `query_parts` equal parts of the queries, whose number must be a multiple of it. The
-    result is the same.
+    result is the same. `split_heads` False keeps the heads together, for compilers that fuse a whole attention.
     """
 
-    def __init__(self, query_parts: int = 1) -> None:
-        self._parts = query_parts
+    def __init__(self, query_parts: int = 1, *, split_heads: bool = True) -> None:
+        self._parts, self._split_heads = query_parts, split_heads
 
     def __call__(
         self,
@@ -40,7 +40,7 @@ class PlainAttention:
             for project, source in ((attn.to_q, hidden_states), (attn.to_k, states), (attn.to_v, states))
         )
         query, key = query * attn.scale, key.transpose(-1, -2)
-        if encoder_hidden_states is None:
+        if encoder_hidden_states is None and self._split_heads:
             heads = zip(*(tensor.split(1, dim=1) for tensor in (query, key, value)), strict=True)
             mixed = torch.cat([self._in_parts(q, k, v, attention_mask) for q, k, v in heads], dim=1)
         else:

@@ -4,7 +4,7 @@ import torch
 from transformers import ClapModel
 
 from export.checkpoint import Checkpoint
-from export.components.component import Component, Sizes, Tensors, normal, padding_mask, tensor
+from export.components.component import TYPICAL_TOKENS, Component, Sizes, Tensors, normal, padding_mask, tensor
 
 
 class _TextTower(torch.nn.Module):
@@ -57,6 +57,7 @@ def text_encoder(checkpoint: Checkpoint) -> Component:
             {"batch": 3, "tokens": 17},
             {"batch": 1, "tokens": longest},
         ),
+        typical={"batch": 2, "tokens": TYPICAL_TOKENS},
     )
 
 

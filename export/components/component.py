@@ -1,7 +1,7 @@
 """What the export stage knows of a submodule."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 
@@ -9,6 +9,12 @@ from runtime.engine import TensorSpec
 
 Sizes = dict[str, int]
 Tensors = dict[str, torch.Tensor]
+
+# Sums over thousands of elements, of squares in part: FP16 overflows there.
+NORMS = {
+    "norm statistics": r"^(InstanceNormalization|LayerNormalization|BatchNormalization|ReduceL2) |layer_norm/",
+}
+TYPICAL_TOKENS = 16  # of most prompts: the runtime pads to a multiple of it where shapes are dear
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +24,11 @@ class Component:
     `draw(sizes, generator)` makes random inputs whose named axes have the given sizes. The first of `sizes` is the one
     that is traced, so it holds the most general case; all are compared with the torch module. `grows_with` names the
     axis that grows with the latent height, and by which factor.
+
+    `islands` are the parts of a half-precision graph that stay in float32: name to a pattern that is searched in
+    "OpType node name" (see `export.precision`). `typical` has the sizes of the commonest call, `limits` bounds of axes
+    for engines whose shapes have to be bound. `fuse_attention` is called before a graph is traced for a compiler that
+    fuses whole attentions.
     """
 
     module: torch.nn.Module
@@ -26,6 +37,10 @@ class Component:
     draw: Callable[[Sizes, torch.Generator], Tensors]
     sizes: tuple[Sizes, ...]
     grows_with: tuple[str, int] | None = None
+    islands: Mapping[str, str] = field(default_factory=lambda: NORMS)
+    typical: Sizes = field(default_factory=dict)
+    limits: Sizes = field(default_factory=dict)
+    fuse_attention: Callable[[], None] | None = None
 
     def dynamic_axes(self) -> dict[str, dict[int, str]]:
         """Axes whose size may vary, in the form that torch.onnx wants."""

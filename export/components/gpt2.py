@@ -48,6 +48,7 @@ def language_model(checkpoint: Checkpoint) -> Component:
     width, heads, longest = config.n_embd, config.n_head, config.n_positions
     batch, new, past, total = (1, None), (1, longest), (0, longest - 1), (1, longest)
     cache = {"batch": batch, "heads": heads, "past": past, "head_width": width // heads}
+    prompt = min(checkpoint.text_tokens() + 5, longest - 1)  # the longest that the projection makes
     names = [f"{kind}_{layer}" for layer in range(config.n_layer) for kind in ("key", "value")]
 
     def draw(sizes: Sizes, generator: torch.Generator) -> Tensors:
@@ -81,4 +82,6 @@ def language_model(checkpoint: Checkpoint) -> Component:
             {"batch": 3, "past": 24, "new": 1},
             {"batch": 1, "past": 100, "new": 1},
         ),
+        typical={"batch": 2, "past": 24, "new": 1, "all": 25},
+        limits={"new": prompt, "past": longest - prompt, "all": longest},
     )

@@ -6,6 +6,7 @@ from transformers import SpeechT5HifiGan
 
 from export.checkpoint import Checkpoint
 from export.components.component import Component, Sizes, Tensors, normal, tensor
+from runtime.vocode import WINDOW_FRAMES
 
 
 class _Vocoder(torch.nn.Module):
@@ -39,6 +40,8 @@ def vocoder(checkpoint: Checkpoint) -> Component:
             {"batch": 3, "frames": 13},
         ),
         grows_with=("frames", audio.vae_scale_factor),
+        typical={"batch": 1, "frames": typical},
+        limits={"frames": WINDOW_FRAMES + 2 * audio.vocoder_context_frames},
     )
 
 

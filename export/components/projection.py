@@ -4,7 +4,7 @@ import torch
 from diffusers.pipelines.audioldm2.modeling_audioldm2 import AudioLDM2ProjectionModel
 
 from export.checkpoint import Checkpoint
-from export.components.component import Component, Sizes, Tensors, normal, padding_mask, tensor
+from export.components.component import TYPICAL_TOKENS, Component, Sizes, Tensors, normal, padding_mask, tensor
 
 
 class _Projection(torch.nn.Module):
@@ -66,4 +66,5 @@ def projection_model(checkpoint: Checkpoint) -> Component:
             {"batch": rows, "tokens": min(max(length, shortest), longest)}
             for rows, length in ((2, 12), (1, 1), (3, 17), (1, longest))
         ),
+        typical={"batch": 2, "tokens": TYPICAL_TOKENS},
     )

@@ -4,7 +4,10 @@ import torch
 from transformers import T5EncoderModel
 
 from export.checkpoint import Checkpoint
-from export.components.component import Component, Sizes, Tensors, padding_mask, tensor
+from export.components.component import NORMS, TYPICAL_TOKENS, Component, Sizes, Tensors, padding_mask, tensor
+
+# The trained model's feed-forward outputs leave FP16's range, and so does the sum that they are added to.
+FEED_FORWARD = {"feed-forward output and residual": r"DenseReluDense/(Mul|wo/)|^Add .*block\.\d+/layer\.\d+/Add"}
 
 
 class _Encoder(torch.nn.Module):
@@ -43,4 +46,6 @@ def encoder(checkpoint: Checkpoint) -> Component:
             {"batch": 3, "tokens": 17},
             {"batch": 1, "tokens": longest},
         ),
+        islands=NORMS | FEED_FORWARD,
+        typical={"batch": 2, "tokens": TYPICAL_TOKENS},
     )

@@ -5,7 +5,19 @@ from diffusers.pipelines.audioldm2.modeling_audioldm2 import AudioLDM2UNet2DCond
 
 from export.checkpoint import Checkpoint
 from export.components.attention import PlainAttention
-from export.components.component import Component, Sizes, Tensors, normal, padding_mask, tensor
+from export.components.component import (
+    NORMS,
+    TYPICAL_TOKENS,
+    Component,
+    Sizes,
+    Tensors,
+    normal,
+    padding_mask,
+    tensor,
+)
+
+TIMESTEP = {"timestep embedding": r"/time_proj/"}  # sines of up to 999 radians: FP16 knows whole numbers there
+SPOKEN_TOKENS = 512  # new embeddings of a speech checkpoint
 
 
 class _UNet(torch.nn.Module):
@@ -79,4 +91,8 @@ def unet(checkpoint: Checkpoint) -> Component:
             size(1, typical + 5, longest),
         ),
         grows_with=("height", 1),
+        islands=NORMS | TIMESTEP,
+        typical=size(2, typical, TYPICAL_TOKENS),
+        limits={"new_tokens": max(new_tokens, SPOKEN_TOKENS if checkpoint.speaks else 64)},
+        fuse_attention=lambda: model.set_attn_processor(PlainAttention(split_heads=False)),
     )

@@ -46,4 +46,5 @@ def decoder(checkpoint: Checkpoint) -> Component:
             {"batch": 3, "height": 13},
         ),
         grows_with=("height", 1),
+        typical={"batch": 1, "height": audio.default_latent_height},
     )

@@ -6,7 +6,8 @@ from types import ModuleType
 
 import numpy as np
 
-from runtime.engine import Array, TensorSpec, check_feeds
+from runtime.device import Array
+from runtime.engine import TensorSpec, check_feeds
 from runtime.errors import EngineError
 
 
@@ -19,6 +20,7 @@ class FakeEngine:
     """Runs `function(**feeds) -> {output: array}` behind the same checks as a real engine; counts its calls."""
 
     xp: ModuleType = np
+    capturable = True
 
     def __init__(
         self,

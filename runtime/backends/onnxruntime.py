@@ -1,4 +1,4 @@
-"""ONNX Runtime: the backend that runs everywhere, with no build step on the serving machine."""
+"""ONNX Runtime: the backend that runs everywhere, with no build step on the serving machine. CPU and CUDA."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,34 +7,51 @@ from typing import Any
 
 import numpy as np
 
-from runtime.engine import Array, TensorSpec, check_feeds
+from runtime.device import Array, Device
+from runtime.engine import BuiltFor, TensorSpec, check_feeds
 from runtime.errors import EngineError, MissingDependencyError
 
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
-def load(path: Path, inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec], device: str) -> "OrtEngine":
-    """Open an `.onnx` file on the CPU.
 
-    Raises EngineError for another device, a file ONNX Runtime refuses, or one whose tensors are not those of the specs.
+def load(
+    path: Path,
+    inputs: Mapping[str, TensorSpec],
+    outputs: Mapping[str, TensorSpec],
+    device: Device,
+    built_for: BuiltFor | None,  # noqa: ARG001  a graph is built for nothing in particular
+) -> "OrtEngine":
+    """Open an `.onnx` file.
+
+    Raises EngineError for a file ONNX Runtime refuses, one whose tensors are not those of the specs, or a session that
+    fell back to the CPU.
     """
-    if device != "cpu":
-        raise EngineError(f"{path.name}: ONNX Runtime engines run on device 'cpu', not '{device}'")
     try:
         import onnxruntime
     except ImportError as error:
-        raise MissingDependencyError("onnxruntime is not installed: pip install 'trt-audioldm2[cpu]'") from error
+        extra = "cpu" if device.name == "cpu" else "cuda"
+        raise MissingDependencyError(f"onnxruntime is not installed: pip install 'trt-audioldm2[{extra}]'") from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only: warnings about folded constants help nobody who renders audio
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(path), options, providers=_providers(device))
     except Exception as error:  # onnxruntime raises its own, undocumented classes
         raise EngineError(f"{path.name}: ONNX Runtime refused it: {_first_line(error)}") from error
-    return OrtEngine(path.stem, session, inputs, outputs)
+    if device.name == "cpu":
+        return OrtEngine(path.stem, session, inputs, outputs)
+    if session.get_providers()[0] != CUDA:
+        raise EngineError(
+            f"{path.name}: ONNX Runtime fell back to {session.get_providers()[0]}: it needs onnxruntime-gpu (and no "
+            "onnxruntime beside it) with the CUDA libraries it was built for"
+        )
+    return OrtCudaEngine(path.stem, session, inputs, outputs, device)
 
 
 class OrtEngine:
     """An ONNX Runtime session behind the `Engine` contract. Arrays are NumPy."""
 
     xp: ModuleType = np
+    capturable = False
 
     def __init__(
         self, name: str, session: Any, inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]
@@ -52,7 +69,7 @@ class OrtEngine:
         check_feeds(self._name, self.inputs, feeds)
         names = list(self.outputs)
         try:
-            arrays = self._session.run(names, dict(feeds))
+            arrays = self._run(names, feeds)
         except Exception as error:
             raise EngineError(f"{self._name}: {_first_line(error)}") from error
         return dict(zip(names, arrays, strict=True))
@@ -60,6 +77,46 @@ class OrtEngine:
     def close(self) -> None:
         """Free the session and its weights."""
         self._session = None
+
+    def _run(self, names: list[str], feeds: Mapping[str, Array]) -> list[Array]:
+        arrays: list[Array] = self._session.run(names, dict(feeds))
+        return arrays
+
+
+class OrtCudaEngine(OrtEngine):
+    """The same on a GPU: CuPy arrays are bound by their addresses, and the session runs on the pipeline's stream."""
+
+    def __init__(
+        self,
+        name: str,
+        session: Any,
+        inputs: Mapping[str, TensorSpec],
+        outputs: Mapping[str, TensorSpec],
+        device: Device,
+    ) -> None:
+        super().__init__(name, session, inputs, outputs)
+        self.xp, self._device = device.xp, device
+
+    def _run(self, names: list[str], feeds: Mapping[str, Array]) -> list[Array]:
+        gpu: Any = self._device  # more than a Device: a CudaDevice
+        binding = self._session.io_binding()
+        for name, array in feeds.items():
+            binding.bind_input(name, "cuda", gpu.index, array.dtype.type, array.shape, int(array.data.ptr))
+        for name in names:
+            binding.bind_output(name, "cuda", gpu.index)
+        self._session.run_with_iobinding(binding)
+        values = binding.get_outputs()
+        return [
+            gpu.array_over(value.data_ptr(), tuple(value.shape()), self.outputs[name].dtype, owner=value)
+            for name, value in zip(names, values, strict=True)
+        ]
+
+
+def _providers(device: Device) -> list[Any]:
+    if device.name == "cpu":
+        return [CPU]
+    gpu: Any = device
+    return [(CUDA, {"device_id": str(gpu.index), "user_compute_stream": str(gpu.stream_pointer)}), CPU]
 
 
 def _first_line(error: Exception) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from runtime.engine import Array
+from runtime.device import Array
 from runtime.errors import InputError
 from runtime.schedulers.plan import Plan, Weights
 
@@ -115,12 +115,14 @@ class FusedSteps:
     is on xp's current stream. Run one step before capturing one: the first launch loads the kernels.
     """
 
+    room = MAX_DEPTH  # history entries that every instance has room for
+
     def __init__(
         self, xp: Any, plan: Plan, sample: Array, guidance_scale: float | None = None, noise: Array | None = None
     ) -> None:
-        self._xp, self._sample = xp, sample
+        self._xp, self.sample = xp, sample
         self._check("sample", sample, sample.size)
-        self._copies = 1 if guidance_scale is None else 2
+        self.copies = 1 if guidance_scale is None else 2
         self._depth = max(plan.depth, MAX_DEPTH)
         self._columns = _HEADER + 4 * (_ARRAYS + self._depth)
         self._table = xp.zeros((max(len(plan.steps), MAX_STEPS), self._columns), np.float64)
@@ -136,7 +138,7 @@ class FusedSteps:
 
         The sample is the caller's to fill. Raises InputError for a run that the buffers were not made for.
         """
-        if (guidance_scale is not None) != (self._copies == 2):
+        if (guidance_scale is not None) != (self.copies == 2):
             raise InputError("guidance cannot be switched on or off between runs of one captured step")
         rows = table(plan, guidance_scale, self._depth)
         given, wanted = 0 if noise is None else len(noise), noisy_steps(plan)
@@ -147,26 +149,26 @@ class FusedSteps:
             )
         self._table[: len(rows)] = self._xp.asarray(rows)
         if noise is not None:
-            self._noise[:given] = self._xp.asarray(noise, np.float32).reshape(given, self._sample.size)
+            self._noise[:given] = self._xp.asarray(noise, np.float32).reshape(given, self.sample.size)
         self._counter.fill(0)
 
     def prepare(self, model_input: Array, timestep: Array) -> None:
         """Fill in `model_input` (rows, twice with guidance, ...) and `timestep` (1,), float32, for the current step."""
-        self._check("model_input", model_input, self._copies * self._sample.size)
+        self._check("model_input", model_input, self.copies * self.sample.size)
         self._check("timestep", timestep, 1)
-        constants = np.int64(self._sample.size), np.int32(self._copies)
-        self._launch("prepare", np.int32(self._columns), self._sample, model_input, timestep, *constants)
+        constants = np.int64(self.sample.size), np.int32(self.copies)
+        self._launch("prepare", np.int32(self._columns), self.sample, model_input, timestep, *constants)
 
     def update(self, output: Array) -> None:
         """Apply the current step to the sample: `output` is of model_input's shape, float32. Then go to the next."""
-        self._check("output", output, self._copies * self._sample.size)
-        buffers = self._sample, output, self._saved, self._history, self._noise
-        constants = np.int64(self._sample.size), np.int32(self._depth), np.int32(self._copies)
+        self._check("output", output, self.copies * self.sample.size)
+        buffers = self.sample, output, self._saved, self._history, self._noise
+        constants = np.int64(self.sample.size), np.int32(self._depth), np.int32(self.copies)
         self._launch("update", np.int32(self._columns), *buffers, *constants)
         self._kernels["next_step"]((1,), (1,), (self._counter,))
 
     def _launch(self, name: str, *arguments: Any) -> None:
-        blocks = -(-self._sample.size // _BLOCK)
+        blocks = -(-self.sample.size // _BLOCK)
         self._kernels[name]((blocks,), (_BLOCK,), (self._table, self._counter, *arguments))
 
     @staticmethod

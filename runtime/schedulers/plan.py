@@ -8,7 +8,7 @@ from itertools import zip_longest
 
 import numpy as np
 
-from runtime.engine import Array
+from runtime.device import Array
 
 
 @dataclass(frozen=True)

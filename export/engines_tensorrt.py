@@ -1,0 +1,294 @@
+"""Typed ONNX graph to a TensorRT engine, with either flavour of the library: `tensorrt` or `tensorrt_rtx`.
+
+Only what both have is used, in versions 10.13 to 11, except where a name is asked for with `getattr`.
+"""
+
+import contextlib
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from export.components.component import Sizes
+from export.errors import BuildError
+from export.islands import emulated
+from export.parity import TOLERANCE, check_parity
+from export.target import Job, Target, TensorRTOptions
+from runtime.backends.tensorrt import Logger, gpu_capability, library
+from runtime.bundle import EngineSpec, describe_file
+from runtime.device import gpu_is_usable, open_device
+from runtime.engine import BuiltFor, Engine, ShapeProfile, TensorSpec, load_engine
+
+logger = logging.getLogger(__name__)
+
+TIMING_CACHES = ".timing"  # a folder beside the bundles
+ONE_ROW_A_WAVEFORM = ("audio_encoder", "vae_decoder", "vocoder")  # the others see the guided pair
+
+
+def make_engine(job: Job) -> EngineSpec:
+    """Compile the graph and compare it with its module: the engine where a GPU is at hand, else the rounded graph.
+
+    Raises BuildError above the tolerance, and for what the library cannot build.
+    """
+    component, target = job.component, job.target
+    limits = _limits(job)
+    profiles = shape_profiles(job.inputs, component.typical, limits)
+    inputs, outputs = bounded(job.inputs, limits), component.outputs
+    path = job.folder / f"{job.name}.engine"
+    tolerance = TOLERANCE[target.precision]
+    start = time.perf_counter()
+    shelf = job.folder.parent / TIMING_CACHES
+    built_for = build_engine(job.graph, path, profiles, target, shelf)
+    job.report(f"{job.name}: built in {time.perf_counter() - start:.1f} s, {path.stat().st_size / 1e6:.1f} MB")
+    device = open_device("cuda") if gpu_is_usable() else None
+    if device is None:
+        job.report(f"  {job.name}: no GPU here: the graph is compared, with every half tensor rounded")
+        with _rounded_graph(job) as graph:
+            parity = check_parity(job.name, component, graph, tolerance, job.report)
+    else:
+        with device.active():
+            engine = load_engine(
+                path, backend="tensorrt", inputs=inputs, outputs=outputs, device=device, built_for=built_for
+            )
+        parity = check_parity(job.name, component, engine, tolerance, job.report, device)
+        engine.close()
+    return EngineSpec(
+        files=tuple(describe_file(job.folder, name) for name in (path.name, layers_file(path).name)),
+        backend="tensorrt",
+        precision=target.precision,
+        inputs=inputs,
+        outputs=outputs,
+        activation_bytes=(),
+        tolerance=tolerance,
+        parity=parity,
+        parity_of="graph" if device is None else "engine",
+        build_key="",
+        profiles=profiles,
+        built_for=built_for,
+    )
+
+
+def layers_file(engine: Path) -> Path:
+    """Where the layers of the network that an engine was built from are listed."""
+    return engine.with_suffix(".layers.json")
+
+
+def shape_profiles(
+    inputs: Mapping[str, TensorSpec], typical: Sizes, limits: Mapping[str, int]
+) -> tuple[ShapeProfile, ...]:
+    """The commonest shapes alone, then all shapes: (smallest, typical, largest) of each input.
+
+    A call takes the first that fits. `limits` bounds the axes that the specs leave open.
+    """
+    whole: ShapeProfile = {}
+    common: ShapeProfile = {}
+    for name, spec in inputs.items():
+        largest = tuple(
+            min(limits.get(axis, size or 1), size or limits.get(axis, 1))
+            for axis, size in zip(spec.axes, spec.max_shape, strict=True)
+        )
+        usual = tuple(
+            min(max(typical.get(axis, low), low), high)
+            for axis, low, high in zip(spec.axes, spec.min_shape, largest, strict=True)
+        )
+        whole[name] = (spec.min_shape, usual, largest)
+        common[name] = (usual, usual, usual)
+    return (common, whole) if common != whole else (whole,)
+
+
+def bounded(specs: Mapping[str, TensorSpec], limits: Mapping[str, int]) -> dict[str, TensorSpec]:
+    """The specs with the axes' bounds of the profile, so that what does not fit is refused with the axis's name."""
+    return {
+        name: TensorSpec(
+            dtype=spec.dtype,
+            axes=spec.axes,
+            min_shape=spec.min_shape,
+            max_shape=tuple(
+                limits.get(axis, high) if high is None else min(high, limits.get(axis, high))
+                for axis, high in zip(spec.axes, spec.max_shape, strict=True)
+            ),
+        )
+        for name, spec in specs.items()
+    }
+
+
+def build_engine(
+    graph: Path, out: Path, profiles: tuple[ShapeProfile, ...], target: Target, timing_caches: Path
+) -> BuiltFor:
+    """Build `graph` into the engine file `out`, and list the network's layers beside it (see `layers_file`).
+
+    Returns what the engine runs on. Raises BuildError with the parser's or the builder's own words, KeyboardInterrupt
+    at Ctrl-C.
+    """
+    trt, flavour = library(target.flavour)
+    capability = gpu_capability() if flavour == "tensorrt" else None  # RTX compiles for the GPU at its first run
+    messages = Logger(trt)
+    builder = trt.Builder(messages)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    _parse(trt, network, messages, graph)
+    config = builder.create_builder_config()
+    _configure(trt, config, flavour, target.options)
+    for shapes in profiles:
+        profile = builder.create_optimization_profile()
+        for name, (low, usual, high) in shapes.items():
+            profile.set_shape(name, low, usual, high)
+        config.add_optimization_profile(profile)
+    timing = timing_caches / f"{flavour}-{trt.__version__}-{capability}.timing"
+    with _timing_cache(config, timing), _progress(trt, config, out.stem) as monitor:
+        plan = builder.build_serialized_network(network, config)
+    if monitor.interrupted:
+        raise KeyboardInterrupt
+    if plan is None:
+        raise BuildError(f"{out.stem}: {flavour} could not build it: {messages.last_error}")
+    out.write_bytes(plan)
+    layers_file(out).write_text(json.dumps(_layers(network), indent=0) + "\n")
+    return BuiltFor(
+        flavour=flavour,
+        version=trt.__version__,
+        compute_capability=capability,
+        accepted_capabilities=target.options.compute_capabilities,
+        version_compatible=target.options.version_compatible,
+        hardware_compatible=target.options.hardware_compatible,
+    )
+
+
+def _parse(trt: Any, network: Any, messages: Any, graph: Path) -> None:
+    """Read the graph into the network. Raises BuildError with a line for each operator that is not supported."""
+    parser = trt.OnnxParser(network, messages)
+    if parser.parse_from_file(str(graph)):
+        return
+    lines = []
+    for i in range(parser.num_errors):
+        parser_error = parser.get_error(i)
+        where = f"{parser_error.node_operator()} '{parser_error.node_name()}'"
+        lines.append(f"{where}: {parser_error.desc().strip()}")
+    raise BuildError(f"{graph.stem}: not supported: " + ("; ".join(lines) or messages.last_error))
+
+
+def _configure(trt: Any, config: Any, flavour: str, options: TensorRTOptions) -> None:
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that the inspector tells precisions
+    if options.workspace_bytes is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
+    if options.optimization_level is not None:
+        config.builder_optimization_level = options.optimization_level
+    flags = []
+    if options.version_compatible:
+        flags += [trt.BuilderFlag.VERSION_COMPATIBLE]
+        if flavour == "tensorrt_rtx":
+            flags += [trt.BuilderFlag.EXCLUDE_LEAN_RUNTIME]  # RTX has none to put in, and refuses without
+    if options.refittable:
+        flags += [trt.BuilderFlag.REFIT]
+    if options.weight_streaming:
+        flags += [trt.BuilderFlag.WEIGHT_STREAMING]
+    for flag in flags:
+        config.set_flag(flag)
+    if options.hardware_compatible:
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    known = getattr(trt, "ComputeCapability", None)
+    if options.compute_capabilities and known is not None:
+        set_capability = getattr(config, "set_compute_capability")  # noqa: B009  RTX alone has it
+        config.num_compute_capabilities = len(options.compute_capabilities)
+        for i, capability in enumerate(options.compute_capabilities):
+            member = getattr(known, f"SM{capability.replace('.', '')}", None)
+            if member is None:
+                names = ", ".join(sorted(name for name in known.__members__ if name.startswith("SM")))
+                raise BuildError(f"{flavour} {trt.__version__} does not know {capability} (it has {names})")
+            set_capability(member, i)
+
+
+@contextlib.contextmanager
+def _timing_cache(config: Any, path: Path) -> Iterator[None]:
+    """Tactics that were timed by earlier builds of the same version on the same GPU. RTX times none: a no-op there."""
+    saved = path.read_bytes() if path.is_file() else b""
+    timing = config.create_timing_cache(saved)
+    if not config.set_timing_cache(timing, ignore_mismatch=False):
+        logger.warning("%s was made elsewhere and is not used", path)
+        config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+    yield
+    serialized = config.get_timing_cache()
+    data = None if serialized is None else serialized.serialize()
+    if data is not None and data.nbytes:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_suffix(".new")
+        fresh.write_bytes(data)
+        fresh.replace(path)  # a build beside this one never sees half a cache
+
+
+@contextlib.contextmanager
+def _progress(trt: Any, config: Any, name: str) -> Iterator[Any]:
+    """A bar with the builder's phases; Ctrl-C ends the build at its next step."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self, bar: "tqdm[Any]") -> None:
+            super().__init__()
+            self.bar, self.interrupted = bar, False
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            if parent_phase is None:
+                self.bar.reset(num_steps)
+            self.bar.set_postfix_str(phase_name.lower(), refresh=False)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:  # noqa: ARG002  the library's signature
+            try:
+                self.bar.update()
+            except KeyboardInterrupt:
+                self.interrupted = True
+            return not self.interrupted
+
+        def phase_finish(self, phase_name: str) -> None:
+            """The next phase's start says enough."""
+
+    with tqdm(desc=name, disable=None, leave=False, unit="step") as bar:
+        monitor = Monitor(bar)
+        config.progress_monitor = monitor
+        yield monitor
+
+
+def _layers(network: Any) -> list[dict[str, Any]]:
+    """Name, kind and the output types of every layer, as parsed."""
+    found = []
+    for i in range(network.num_layers):
+        layer = network.get_layer(i)
+        types = [layer.get_output(k).dtype.name for k in range(layer.num_outputs)]
+        found.append({"name": layer.name, "type": layer.type.name, "outputs": types})
+    return found
+
+
+def engine_layers(path: Path, flavour: str) -> str | None:
+    """What the engine inspector says of a built engine, JSON; None where no GPU can open it."""
+    trt, _ = library(flavour)
+    messages = Logger(trt)
+    runtime = trt.Runtime(messages)
+    engine = runtime.deserialize_cuda_engine(path.read_bytes())
+    if engine is None:
+        return None
+    inspector = engine.create_engine_inspector()
+    return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+
+
+def _limits(job: Job) -> dict[str, int]:
+    """Upper bounds of the axes that a component leaves open."""
+    audio, options = job.checkpoint.audio(), job.target.options
+    row_s = audio.vae_scale_factor * audio.hop_samples / audio.sample_rate_hz
+    longest_check = max(sizes.get("height", 1) for sizes in job.component.sizes)
+    rows = options.max_waveforms * (1 if job.name in ONE_ROW_A_WAVEFORM else 2)
+    checked_rows = max(sizes["batch"] for sizes in job.component.sizes)
+    return {
+        "batch": max(rows, checked_rows),
+        "height": max(math.ceil(options.max_duration_s / row_s), longest_check),
+        **job.component.limits,
+    }
+
+
+@contextlib.contextmanager
+def _rounded_graph(job: Job) -> Iterator[Engine]:
+    if job.model is None:
+        yield load_engine(job.graph, backend="onnxruntime", inputs=job.inputs, outputs=job.component.outputs)
+    else:
+        with emulated(job.name, job.component, job.model, job.target.precision, job.islands) as engine:
+            yield engine

@@ -1,0 +1,132 @@
+"""What a bundle is built for, and what a backend's file gets to make one engine."""
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from onnx import ModelProto
+
+from export.checkpoint import Checkpoint
+from export.components import COMPONENTS, Component
+from export.errors import BuildError
+from export.precision import PRECISIONS
+from runtime.engine import TensorSpec
+
+PACKAGES = ("trt-audioldm2", "torch", "diffusers", "transformers", "onnxruntime")
+LONGEST_S = 3600
+GROWING = ("unet", "vae_decoder")  # the engines that the longest duration bounds
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorRTOptions:
+    """What a user may ask of the builder. Sizes that a checkpoint leaves open are bound here: an engine has to be."""
+
+    max_waveforms: int = 4  # rows of one call; the UNet sees twice as many
+    max_duration_s: float = 30.0
+    workspace_bytes: int | None = None  # None: what the GPU has
+    optimization_level: int | None = None  # 0 to 5; None: the library's own
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+    refittable: bool = False
+    weight_streaming: bool = False
+    compute_capabilities: tuple[str, ...] = ()  # RTX only, such as "8.9"; empty: all that it knows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Backend, precision, and options of the backend. Raises BuildError for what does not go together."""
+
+    backend: str = "onnx"
+    precision: str = "fp32"
+    options: TensorRTOptions = field(default_factory=TensorRTOptions)
+
+    def __post_init__(self) -> None:
+        bounds = self.options
+        if bounds.max_waveforms < 1 or not 0 < bounds.max_duration_s <= LONGEST_S:
+            raise BuildError(f"--max-waveforms has to be at least 1, --max-duration above 0 and at most {LONGEST_S}")
+        if self.precision not in PRECISIONS:
+            raise BuildError(f"unknown precision '{self.precision}': {', '.join(PRECISIONS)}")
+        if self.backend == "onnx" and self.options != TensorRTOptions():
+            raise BuildError("shape bounds and builder options are for --backend tensorrt and tensorrt-rtx")
+        if self.backend == "onnx" and self.precision == "bf16":
+            raise BuildError("--precision bf16: ONNX Runtime runs no bfloat16 on a CPU; use fp32 or fp16")
+        if self.options.compute_capabilities and self.flavour != "tensorrt_rtx":
+            raise BuildError("--compute-capability is for tensorrt-rtx: tensorrt builds for the GPU that it runs on")
+        if self.options.hardware_compatible and self.flavour == "tensorrt_rtx":
+            raise BuildError("--hardware-compatible is for tensorrt: an RTX engine is compiled again on each GPU")
+
+    @property
+    def compiles(self) -> bool:
+        """Whether the graph is compiled for a GPU rather than shipped."""
+        return self.backend != "onnx"
+
+    @property
+    def flavour(self) -> str:
+        """The import name of the TensorRT library."""
+        return self.backend.replace("-", "_")
+
+    @property
+    def suffix(self) -> str:
+        """What this target adds to a bundle's name; nothing for the default one."""
+        parts = [self.backend] * (self.backend != "onnx") + [self.precision] * (self.precision != "fp32")
+        return "".join(f"-{part}" for part in parts)
+
+    def versions(self) -> dict[str, str]:
+        """Versions of all that makes the engines."""
+        versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+        if self.compiles:
+            from runtime.backends.tensorrt import gpu_capability, library
+
+            versions[self.backend] = library(self.flavour)[0].__version__
+            if self.backend == "tensorrt":
+                versions["compute capability"] = gpu_capability() or "none"
+        return versions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One engine to make: the typed graph in a temporary folder, and where the engine goes.
+
+    `model` is the float32 graph with its weights, `islands` the patterns that apply; None and empty in float32.
+    """
+
+    name: str
+    component: Component
+    checkpoint: Checkpoint
+    target: Target
+    graph: Path
+    inputs: dict[str, TensorSpec]
+    folder: Path
+    report: Callable[[str], None]
+    model: ModelProto | None = None
+    islands: Mapping[str, str] = field(default_factory=dict)
+
+
+def build_keys(checkpoint: Checkpoint, target: Target, versions: Mapping[str, str]) -> dict[str, str]:
+    """For each engine a hash of all that it is made from: weights, configs, our code, versions, options."""
+    common = {
+        "weights": checkpoint.weights_sha256(),
+        "configs": {str(p.relative_to(checkpoint.folder)): _sha256(p) for p in checkpoint.folder.glob("*/config.json")},
+        "code": {str(p.relative_to(_ROOT)): _sha256(p) for p in sorted(_ROOT.glob("export/**/*.py"))},
+        "versions": dict(versions),
+        "backend": target.backend,
+        "precision": target.precision,
+    }
+    keys = {}
+    for name in COMPONENTS:
+        options = asdict(target.options) if target.compiles else {}
+        if name not in GROWING:
+            options.pop("max_duration_s", None)
+        record = json.dumps({"name": name, **common, "options": options}, sort_keys=True)
+        keys[name] = hashlib.sha256(record.encode()).hexdigest()
+    return keys
+
+
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

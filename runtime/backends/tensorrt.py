@@ -1,0 +1,282 @@
+"""TensorRT in both flavours, `tensorrt` and `tensorrt_rtx`: one API, arrays bound by their addresses."""
+
+import hashlib
+import importlib
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from runtime.device import Array, Device
+from runtime.engine import BuiltFor, ShapeProfile, TensorSpec, check_feeds
+from runtime.errors import EngineError, IncompatibleEngineError, MissingDependencyError
+
+logger = logging.getLogger(__name__)
+
+FLAVOURS = ("tensorrt", "tensorrt_rtx")
+DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT64": "int64", "INT32": "int32", "BOOL": "bool"}
+
+
+def library(flavour: str | None = None) -> tuple[Any, str]:
+    """The library and its name: the flavour asked for, else `tensorrt`, else `tensorrt_rtx`.
+
+    Raises MissingDependencyError.
+    """
+    for name in (flavour,) if flavour else FLAVOURS:
+        try:
+            return importlib.import_module(name), name
+        except ImportError as error:
+            cause = error
+    extra = (flavour or FLAVOURS[0]).replace("_", "-")
+    raise MissingDependencyError(f"{extra} is not installed: pip install 'trt-audioldm2[{extra}]'") from cause
+
+
+def Logger(trt: Any) -> Any:  # noqa: N802  makes a class of the library's
+    """A logger for the library: warnings go to `logging`, the last error is kept in `last_error`."""
+
+    class Messages(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.last_error = "no reason was given"
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity <= trt.ILogger.ERROR:
+                self.last_error = " ".join(message.split())
+            elif severity == trt.ILogger.WARNING:
+                logger.info("%s", message)  # of interest to who builds engines, not to who renders audio
+
+    return Messages()
+
+
+def refusal(built_for: BuiltFor, flavour: str, version: str, capability: str) -> str | None:
+    """Why an engine cannot run with a library of `flavour` and `version` on a GPU of `capability`; None if it can."""
+    if built_for.flavour != flavour:
+        return f"it is for {built_for.flavour}, here is {flavour}"
+    later = _numbers(version) >= _numbers(built_for.version)
+    if version != built_for.version and not (built_for.version_compatible and later):
+        kind = "or later" if built_for.version_compatible else "exactly"
+        return f"it needs {flavour} {built_for.version} {kind}, here is {version}"
+    if built_for.accepted_capabilities and capability not in built_for.accepted_capabilities:
+        return f"it is for compute capability {', '.join(built_for.accepted_capabilities)}, this GPU has {capability}"
+    if built_for.compute_capability in (None, capability):
+        return None
+    if built_for.hardware_compatible and _numbers(capability) >= (8, 0):
+        return None
+    return f"it was built for compute capability {built_for.compute_capability}, this GPU has {capability}"
+
+
+def load(
+    path: Path,
+    inputs: Mapping[str, TensorSpec],
+    outputs: Mapping[str, TensorSpec],
+    device: Device,
+    built_for: BuiltFor | None,
+) -> "TensorRTEngine":
+    """Open an engine file on a GPU.
+
+    Raises IncompatibleEngineError for an engine of another version, GPU or flavour or one that the library refuses,
+    EngineError for one whose tensors are not those of the specs.
+    """
+    if device.name == "cpu":
+        raise EngineError(f"{path.name}: TensorRT engines run on a GPU, not on device 'cpu'")
+    if built_for is None:
+        raise IncompatibleEngineError(f"{path.name}: the manifest does not say what it was built for")
+    trt, flavour = library(built_for.flavour)
+    gpu: Any = device  # more than a Device: a CudaDevice
+    capability = gpu.compute_capability
+    problem = refusal(built_for, flavour, trt.__version__, capability)
+    if problem:
+        raise IncompatibleEngineError(f"{path.name} cannot run here: {problem}")
+    messages = Logger(trt)
+    runtime = trt.Runtime(messages)
+    if built_for.version_compatible and flavour == "tensorrt":
+        runtime.engine_host_code_allowed = True  # such an engine carries its own runtime; its hash was checked
+    plan = path.read_bytes()
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise IncompatibleEngineError(f"{path.name}: {flavour} {trt.__version__} refused it: {messages.last_error}")
+    return TensorRTEngine(
+        path.stem, trt, engine, inputs, outputs, device, messages, runtime, _jit_cache(plan, capability)
+    )
+
+
+class TensorRTEngine:
+    """A TensorRT engine behind the `Engine` contract.
+
+    Outputs and activations come from CuPy's pool at every run, so an activation takes what its shapes need and not what
+    the profile's largest would, and a graph that captures a run owns all that it uses.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        trt: Any,
+        engine: Any,
+        inputs: Mapping[str, TensorSpec],
+        outputs: Mapping[str, TensorSpec],
+        device: Device,
+        messages: Any,
+        runtime: Any = None,
+        jit_cache: Path | None = None,
+    ) -> None:
+        self.inputs, self.outputs = inputs, outputs
+        self.xp: ModuleType = device.xp
+        self._name, self._trt, self._engine, self._runtime = name, trt, engine, runtime  # an engine needs its runtime
+        self._device: Any = device
+        self._messages = messages
+        self._cache: Any = None
+        self._cache_path = jit_cache
+        self._contexts: dict[int, Any] = {}
+        self._bound: dict[int, dict[str, object]] = {}
+        self._scratch: Any = None
+        self._empty: Any = None
+        self._check_tensors()
+        self.capturable = not engine.streamable_weights_size  # streamed weights are copied by the host
+        if engine.streamable_weights_size > 0:
+            engine.weight_streaming_budget_v2 = engine.get_weight_streaming_automatic_budget()
+        self._profiles = [self._profile(i) for i in range(engine.num_optimization_profiles)]
+
+    def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Queue the engine on the current stream. Raises EngineError with the tensor's name or TensorRT's own words."""
+        if self._engine is None:
+            raise EngineError(f"{self._name}: this engine is closed")
+        check_feeds(self._name, self.inputs, feeds)
+        index = self._fitting_profile(feeds)
+        context = self._context(index)
+        bound = self._bound[index]
+        for name, array in feeds.items():
+            self._bind(context, bound, name, array)
+        missing = context.infer_shapes()
+        if missing:
+            raise EngineError(f"{self._name}: no shapes for {', '.join(missing)}: {self._messages.last_error}")
+        results = {}
+        for name, spec in self.outputs.items():
+            results[name] = self.xp.empty(tuple(context.get_tensor_shape(name)), spec.dtype)
+            self._bind(context, bound, name, results[name], is_input=False)
+        self._give_memory(context)
+        if not context.execute_async_v3(self._device.stream_pointer):
+            raise EngineError(f"{self._name}: TensorRT could not run it: {self._messages.last_error}")
+        return results
+
+    def close(self) -> None:
+        """Free the contexts, the engine and its weights. What RTX compiled for this GPU is kept for the next start."""
+        if self._cache is not None and self._cache_path is not None and self._contexts:
+            _write_quietly(self._cache_path, bytes(self._cache.serialize()))
+        self._contexts.clear()
+        self._bound.clear()
+        self._engine = self._runtime = self._cache = self._scratch = None
+
+    def _bind(self, context: Any, bound: dict[str, object], name: str, array: Array, *, is_input: bool = True) -> None:
+        """Tell the context a tensor's shape and address, where they are not those of the last run."""
+        if is_input and bound.get(f"{name} shape") != array.shape:
+            if not context.set_input_shape(name, array.shape):
+                raise EngineError(f"{self._name}: shape {array.shape} of '{name}': {self._messages.last_error}")
+            bound[f"{name} shape"] = array.shape
+        pointer = int(array.data.ptr) if array.size else self._placeholder()
+        if bound.get(name) != pointer:
+            if not context.set_tensor_address(name, pointer):
+                raise EngineError(f"{self._name}: address of '{name}': {self._messages.last_error}")
+            bound[name] = pointer
+
+    def _placeholder(self) -> int:
+        """An address for a tensor of no elements: none is refused."""
+        if self._empty is None:
+            self._empty = self._device.allocate(512)
+        return int(self._empty.ptr)
+
+    def _give_memory(self, context: Any) -> None:
+        size = context.update_device_memory_size_for_shapes()
+        if size:
+            self._scratch = self._device.allocate(size)
+            context.set_device_memory(self._scratch.ptr, size)
+
+    def _context(self, index: int) -> Any:
+        """The execution context of a profile, made when it is first needed."""
+        if index not in self._contexts:
+            engine, trt = self._engine, self._trt
+            runtime_config = engine.create_runtime_config()
+            strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+            runtime_config.set_execution_context_allocation_strategy(strategy)
+            self._use_jit_cache(runtime_config)
+            context = engine.create_execution_context(runtime_config)
+            if context is None:
+                raise EngineError(f"{self._name}: no execution context: {self._messages.last_error}")
+            if not context.set_optimization_profile_async(index, self._device.stream_pointer):
+                raise EngineError(f"{self._name}: profile {index}: {self._messages.last_error}")
+            self._contexts[index], self._bound[index] = context, {}
+        return self._contexts[index]
+
+    def _use_jit_cache(self, runtime_config: Any) -> None:
+        """RTX compiles for the GPU when it first runs: what it compiled before is read back."""
+        create = getattr(runtime_config, "create_runtime_cache", None)
+        if create is None:
+            return
+        if self._cache is None:
+            self._cache = create()
+            if self._cache_path is not None and self._cache_path.is_file():
+                self._cache.deserialize(self._cache_path.read_bytes())
+        getattr(runtime_config, "set_runtime_cache")(self._cache)  # noqa: B009  RTX alone has it
+
+    def _fitting_profile(self, feeds: Mapping[str, Array]) -> int:
+        for i, profile in enumerate(self._profiles):
+            if all(
+                low <= size <= high
+                for name, array in feeds.items()
+                for low, size, high in zip(profile[name][0], array.shape, profile[name][2], strict=True)
+            ):
+                return i
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in feeds.items())
+        raise EngineError(f"{self._name}: no shape profile of this engine holds {shapes}")
+
+    def _profile(self, index: int) -> ShapeProfile:
+        shapes = {}
+        for name in self.inputs:
+            low, usual, high = (tuple(shape) for shape in self._engine.get_tensor_profile_shape(name, index))
+            shapes[name] = (low, usual, high)
+        return shapes
+
+    def _check_tensors(self) -> None:
+        """Raise EngineError unless the engine has the tensors of the specs, each of its dtype."""
+        engine = self._engine
+        found = {}
+        for i in range(engine.num_io_tensors):
+            name = engine.get_tensor_name(i)
+            kind = engine.get_tensor_dtype(name).name
+            found[name, engine.get_tensor_mode(name).name] = DTYPES.get(kind, kind)
+        wanted = {(name, "INPUT"): spec.dtype for name, spec in self.inputs.items()}
+        wanted |= {(name, "OUTPUT"): spec.dtype for name, spec in self.outputs.items()}
+        if found != wanted:
+            raise EngineError(f"{self._name}: the engine has the tensors {found}, the manifest {wanted}")
+
+
+def gpu_capability() -> str | None:
+    """Compute capability of the first GPU, such as "9.0"; None where there is none."""
+    from runtime.backends._cuda import CudaDevice
+
+    try:
+        return CudaDevice().compute_capability
+    except (EngineError, MissingDependencyError):
+        return None
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdecimal())
+
+
+def _jit_cache(plan: bytes, capability: str) -> Path:
+    """Where what RTX compiles of a plan for a GPU is kept: in the user's cache folder."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return root / "trt-audioldm2" / f"{hashlib.sha256(plan).hexdigest()[:32]}-{capability}.jit"
+
+
+def _write_quietly(path: Path, data: bytes) -> None:
+    """Write a cache: one that cannot be written costs time at the next start, and nothing else."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_suffix(f".{os.getpid()}")
+        fresh.write_bytes(data)
+        fresh.replace(path)
+    except OSError as error:
+        logger.info("the compiled kernels are not kept: %s", error)

@@ -1,0 +1,143 @@
+"""The denoising loop: plain, and as one captured step that a GPU replays."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from runtime.conditioning import Conditioning
+from runtime.device import Array, Device, Replay
+from runtime.engine import Engine
+from runtime.schedulers import Plan, State, advance, model_input
+from runtime.schedulers.fused import FusedSteps, can_fuse, noisy_steps
+
+Randn = Callable[[tuple[int, ...]], Array]
+Predict = Callable[[Array, float], Array]
+KEPT_STEPS = 8  # captured steps that are kept, one a combination of shapes
+TOKEN_MULTIPLE = 16  # texts are padded to it where a step is captured: fewer shapes, the same sound
+
+
+def plain_steps(plan: Plan, sample: Array, predict: Predict, randn: Randn) -> Iterator[Array]:
+    """Yield the sample (rows, channels, height, width) after each step; `predict` is the guided model."""
+    state = State(sample=sample)
+    for step in plan.steps:
+        output = predict(model_input(step, state), step.timestep)
+        state = advance(plan, step, state, output, randn)
+        yield state.sample
+
+
+class Denoiser:
+    """Runs a plan over the UNet: on the host step by step, on a GPU as a step that is captured once for its shapes."""
+
+    def __init__(self, engines: Mapping[str, Engine], device: Device, *, replay: bool = True) -> None:
+        self._engines, self._device, self._replay = engines, device, replay
+        self._captured: OrderedDict[tuple[object, ...], _CapturedStep] = OrderedDict()
+
+    def steps(
+        self, plan: Plan, sample: Array, conditioning: Conditioning, guidance_scale: float | None, randn: Randn
+    ) -> Iterator[Array]:
+        """Yield the sample (rows, channels, height, width) after each step, valid until the next.
+
+        `sample` is the first noise, scaled. With a guidance scale the conditioning has twice the rows, the
+        unconditional ones first. `randn(shape)` draws for schedulers that add noise.
+        """
+        unet = self._engines["unet"]
+        if self._device.name == "cpu" or not can_fuse(plan):
+            predict = partial(self._predict, unet, _feeds(unet, conditioning), guidance_scale)
+            yield from plain_steps(plan, sample, predict, randn)
+            return
+        draws = [self._device.xp.asarray(randn(sample.shape)) for _ in range(noisy_steps(plan))]
+        noise = np.stack(draws) if draws else None
+        step = self._step(unet, plan, sample, conditioning.padded_to(TOKEN_MULTIPLE), guidance_scale, noise)
+        for row in plan.steps:
+            step.replay()
+            yield self._device.watch(f"unet (timestep {row.timestep:g})", step.sample)
+
+    def clear(self) -> None:
+        """Forget captured steps: they point into the engine."""
+        self._captured.clear()
+
+    def _predict(
+        self, unet: Engine, feeds: Mapping[str, Array], guidance_scale: float | None, sample: Array, timestep: float
+    ) -> Array:
+        """The model's output at `sample`, guided where there is a guidance scale."""
+        xp, guided = self._device.xp, guidance_scale is not None
+        inputs = {"sample": np.concatenate([sample, sample]) if guided else sample}
+        outputs = unet.run({**feeds, **inputs, "timestep": xp.asarray([timestep], dtype=np.float32)})
+        output = self._device.watch(f"unet (timestep {timestep:g})", outputs["noise_pred"])
+        if guidance_scale is None:
+            return output
+        unconditional, text = np.split(output, 2)
+        return unconditional + np.float32(guidance_scale) * (text - unconditional)
+
+    def _step(
+        self,
+        unet: Engine,
+        plan: Plan,
+        sample: Array,
+        conditioning: Conditioning,
+        guidance_scale: float | None,
+        noise: Array | None,
+    ) -> "_CapturedStep":
+        """The captured step of these shapes, ready at the first row of the plan."""
+        feeds = _feeds(unet, conditioning)
+        shapes = tuple((name, array.shape) for name, array in feeds.items())
+        key = (sample.shape, shapes, guidance_scale is None, noisy_steps(plan), plan.depth > FusedSteps.room)
+        step = self._captured.pop(key, None)
+        if step is None:
+            fused = FusedSteps(self._device.xp, plan, sample.copy(), guidance_scale, noise)
+            step = _capture(self._device, unet, fused, feeds, captures=self._replay and unet.capturable)
+        step.start(plan, sample, feeds, guidance_scale, noise)
+        self._captured[key] = step
+        while len(self._captured) > (KEPT_STEPS if self._replay else 0):
+            self._captured.popitem(last=False)
+        return step
+
+
+@dataclass(frozen=True)
+class _CapturedStep:
+    """One step over buffers of its own: `replay` reads and writes the same addresses every time."""
+
+    fused: FusedSteps
+    feeds: Mapping[str, Array]
+    replay: Replay
+
+    @property
+    def sample(self) -> Array:
+        return self.fused.sample
+
+    def start(
+        self, plan: Plan, sample: Array, feeds: Mapping[str, Array], guidance_scale: float | None, noise: Array | None
+    ) -> None:
+        """Fill the buffers for another run."""
+        self.fused.reset(plan, guidance_scale, noise)
+        self.fused.sample[...] = sample
+        for name, array in feeds.items():
+            self.feeds[name][...] = array
+
+
+def _capture(
+    device: Device, unet: Engine, fused: FusedSteps, feeds: Mapping[str, Array], *, captures: bool
+) -> _CapturedStep:
+    xp, sample = device.xp, fused.sample
+    own = {name: array.copy() for name, array in feeds.items()}
+    rows = sample.shape[0] * fused.copies
+    shown, timestep = xp.empty((rows, *sample.shape[1:]), np.float32), xp.empty((1,), np.float32)
+
+    def work() -> None:
+        fused.prepare(shown, timestep)
+        fused.update(unet.run({**own, "sample": shown, "timestep": timestep})["noise_pred"])
+
+    return _CapturedStep(fused, own, (device.capture(work) if captures else None) or work)
+
+
+def _feeds(unet: Engine, conditioning: Conditioning) -> dict[str, Array]:
+    """What the UNet is conditioned on: some attend to the first states only."""
+    arrays = {
+        "encoder_hidden_states": conditioning.generated_prompt_embeds,
+        "encoder_hidden_states_1": conditioning.prompt_embeds,
+        "encoder_attention_mask_1": conditioning.attention_mask,
+    }
+    return {name: array for name, array in arrays.items() if name in unet.inputs}

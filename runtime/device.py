@@ -1,0 +1,113 @@
+"""Where arrays live and work is queued: the host here, a GPU in `runtime.backends._cuda`.
+
+NumPy's functions work on the arrays they are given, CuPy's too (NEP 18), so the pipeline is written once. What makes
+new arrays, moves them or waits for them goes through the `Device`.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+
+from runtime.errors import EngineError, InputError, MissingDependencyError, NumericsError
+
+Array = Any  # numpy.ndarray or cupy.ndarray: whatever the device's `xp` makes
+Replay = Callable[[], None]
+
+
+class Device(Protocol):
+    """One device and the pipeline's stream on it."""
+
+    name: str  # cpu, or cuda:0
+    xp: ModuleType
+
+    def active(self) -> Any:
+        """Context in which all work is queued on the pipeline's stream."""
+
+    def watch(self, stage: str, array: Array) -> Array:
+        """Return `array`. If any of it is NaN or Inf, NumericsError names `stage`: at once, or by `verify`."""
+
+    def verify(self) -> None:
+        """Wait for what was watched. Raises NumericsError with the first stage that was not finite."""
+
+    def to_host(self, array: Array) -> Any:
+        """A NumPy array with the same values, when they are computed."""
+
+    def capture(self, work: Callable[[], None]) -> Replay | None:
+        """A function that queues what `work` queues, with the same addresses; None where nothing can be captured.
+
+        `work` may run a few times before it returns.
+        """
+
+    def free_bytes(self) -> int | None:
+        """Memory that is free, or None if that is not known."""
+
+    def threads(self) -> dict[str, int]:
+        """What `PhiloxGenerator` wants to know of a GPU; empty for the host."""
+
+
+class HostDevice:
+    """The CPU: NumPy arrays, and everything is done when it returns."""
+
+    name = "cpu"
+    xp: ModuleType = np
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Nothing to enter."""
+        yield
+
+    def watch(self, stage: str, array: Array) -> Array:
+        """Return `array`. Raises NumericsError if any of it is NaN or Inf."""
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise not_finite(stage)
+        return array
+
+    def verify(self) -> None:
+        """Nothing is pending."""
+
+    def to_host(self, array: Array) -> Any:
+        """The array itself."""
+        return array
+
+    def capture(self, work: Callable[[], None]) -> Replay | None:  # noqa: ARG002  the protocol's signature
+        """Nothing to capture."""
+        return None
+
+    def free_bytes(self) -> int | None:
+        """What this process may still take."""
+        from runtime.memory import free_memory_bytes
+
+        return free_memory_bytes()
+
+    def threads(self) -> dict[str, int]:
+        """None: Philox then draws as a GPU that has a thread for every element."""
+        return {}
+
+
+def open_device(name: str) -> Device:
+    """The device `cpu`, `cuda` or `cuda:N`. Raises InputError, MissingDependencyError, or EngineError: no GPU."""
+    if name == "cpu":
+        return HostDevice()
+    kind, _, index = name.partition(":")
+    if kind != "cuda" or (index and not index.isdecimal()):
+        raise InputError(f"unknown device '{name}': auto, cpu, cuda or cuda:N")
+    from runtime.backends._cuda import CudaDevice
+
+    return CudaDevice(int(index or 0))
+
+
+def gpu_is_usable() -> bool:
+    """Whether `open_device("cuda")` would work."""
+    try:
+        open_device("cuda")
+    except (EngineError, MissingDependencyError):
+        return False
+    return True
+
+
+def not_finite(stage: str) -> NumericsError:
+    """The error of a stage that produced NaN or Inf."""
+    return NumericsError(f"{stage} produced NaN or Inf: the run was stopped")
