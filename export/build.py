@@ -36,7 +36,6 @@ from runtime.bundle import (
     describe_file,
     write_manifest,
 )
-from runtime.device import open_device
 from runtime.engine import TensorSpec
 from runtime.errors import BundleError
 
@@ -115,7 +114,7 @@ def verify(bundle: Bundle, checkpoint: Checkpoint, report: Report = print) -> No
             f"{checkpoint.id}: its weights are not those that {bundle.folder} was built from; "
             f"rebuild: {bundle.rebuild_command}"
         )
-    device = open_device(bundle.default_device())
+    device = bundle.open_device()
     for name, make in COMPONENTS.items():
         with device.active():
             engine = bundle.open(name, device)

@@ -38,7 +38,7 @@ def make_engine(job: Job) -> EngineSpec:
     component, target = job.component, job.target
     limits = _limits(job)
     profiles = shape_profiles(job.inputs, component.typical, limits)
-    inputs, outputs = bounded(job.inputs, limits), component.outputs
+    inputs, outputs = bounded(job.inputs, limits), bounded(component.outputs, limits)
     path = job.folder / f"{job.name}.engine"
     tolerance = TOLERANCE[target.precision]
     start = time.perf_counter()

@@ -3,6 +3,7 @@
 `export` writes bundles through this module, so that there is one definition of what a bundle is.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -14,9 +15,9 @@ from typing import Annotated, Any
 
 import msgspec
 
-from runtime.device import Device, HostDevice, gpu_is_usable
+from runtime.device import Device, HostDevice, gpu_is_usable, open_device
 from runtime.engine import BuiltFor, Engine, ShapeProfile, TensorSpec, load_engine
-from runtime.errors import BundleError, IncompatibleEngineError
+from runtime.errors import BundleError, EngineError, IncompatibleEngineError, MissingDependencyError
 
 SCHEMA = 3
 MANIFEST = "manifest.json"
@@ -203,6 +204,25 @@ class Bundle:
     def default_device(self) -> str:
         """The device of `auto`: a GPU for engines that were compiled for one."""
         return "cuda" if self.needs_gpu() else "cpu"
+
+    def open_device(self, name: str = "auto") -> Device:
+        """The device to run on. Where it cannot be had the error names a bundle beside this one that needs no GPU."""
+        try:
+            if name == "cpu" and self.needs_gpu():
+                raise EngineError(f"{self.folder} is compiled for GPUs: it does not run on device 'cpu'")
+            return open_device(self.default_device() if name == "auto" else name)
+        except (EngineError, MissingDependencyError) as error:
+            others = [other.folder for other in self._siblings() if not other.needs_gpu()]
+            hint = f"; for the CPU, from the same checkpoint: {others[0]}" if others and self.needs_gpu() else ""
+            raise type(error)(f"{error}{hint}") from error
+
+    def _siblings(self) -> Iterator["Bundle"]:
+        """Readable bundles of the same weights in the same folder."""
+        for path in sorted(self.folder.absolute().parent.glob(f"[!.]*/{MANIFEST}")):
+            with contextlib.suppress(BundleError):
+                other = Bundle.read(self.folder.parent / path.parent.name)
+                if other.manifest.checkpoint.weights_sha256 == self.manifest.checkpoint.weights_sha256:
+                    yield other
 
     def _target_flags(self) -> list[str]:
         spec = next(iter(self.manifest.engines.values()), None)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from runtime.bundle import Bundle, OpenEngines
 from runtime.conditioning import Conditioning, PromptEncoder, TextTokenizer
 from runtime.denoise import Denoiser
-from runtime.device import Array, Device, open_device
+from runtime.device import Array
 from runtime.errors import MissingDependencyError, NumericsError
 from runtime.memory import check_memory
 from runtime.noise import SeededNoise
@@ -47,7 +47,7 @@ class AudioLDM2Pipeline:
     ) -> None:
         self._bundle, self._audio = bundle, bundle.manifest.audio
         self._low_memory, self._vae_slicing = low_memory, vae_slicing
-        self._device: Device = open_device(bundle.default_device() if device == "auto" else device)
+        self._device = bundle.open_device(device)
         self._engines = OpenEngines(bundle, self._device, one_at_a_time=low_memory)
         tokenizers = {name: TextTokenizer(bundle.path(t.file), t) for name, t in bundle.manifest.tokenizers.items()}
         speech = bundle.manifest.speech

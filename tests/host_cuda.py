@@ -94,7 +94,7 @@ class _Kernel:
         assert all(option.startswith("-") for option in options)
 
     def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...]) -> None:
-        values = [np.uintp(arg.ctypes.data) if isinstance(arg, np.ndarray) else arg for arg in args]
+        values = [np.uintp(arg.ctypes.data) if hasattr(arg, "ctypes") else arg for arg in args]
         assert all(isinstance(value, np.generic) for value in values)
         assert [value.itemsize for value in values] == self._sizes
         frozen = [ctypes.create_string_buffer(value.tobytes(), value.itemsize) for value in values]

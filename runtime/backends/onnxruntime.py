@@ -12,6 +12,7 @@ from runtime.engine import BuiltFor, TensorSpec, check_feeds
 from runtime.errors import EngineError, MissingDependencyError
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+CUDA_INSTALL = "pip uninstall onnxruntime, then pip install 'trt-audioldm2[cuda]'"  # both own one import name
 
 
 def load(
@@ -31,6 +32,8 @@ def load(
     except ImportError as error:
         extra = "cpu" if device.name == "cpu" else "cuda"
         raise MissingDependencyError(f"onnxruntime is not installed: pip install 'trt-audioldm2[{extra}]'") from error
+    if device.name != "cpu" and CUDA not in onnxruntime.get_available_providers():
+        raise EngineError(f"{path.name}: this onnxruntime has no CUDA provider: {CUDA_INSTALL}")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only: warnings about folded constants help nobody who renders audio
     try:
@@ -41,8 +44,8 @@ def load(
         return OrtEngine(path.stem, session, inputs, outputs)
     if session.get_providers()[0] != CUDA:
         raise EngineError(
-            f"{path.name}: ONNX Runtime fell back to {session.get_providers()[0]}: it needs onnxruntime-gpu (and no "
-            "onnxruntime beside it) with the CUDA libraries it was built for"
+            f"{path.name}: ONNX Runtime fell back to {session.get_providers()[0]}: {CUDA_INSTALL}, and the CUDA "
+            "libraries that it was built for"
         )
     return OrtCudaEngine(path.stem, session, inputs, outputs, device)
 

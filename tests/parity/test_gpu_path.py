@@ -1,0 +1,224 @@
+"""The whole pipeline on the GPU's code path, over stand-ins for cupy and TensorRT, against the CPU's."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from export.parity import relative_error
+from runtime import AudioLDM2Pipeline, EngineError, NumericsError
+from runtime.backends.onnxruntime import OrtCudaEngine
+from runtime.bundle import Bundle, describe_file, write_manifest
+from runtime.engine import BuiltFor
+from runtime.schedulers import scheduler_names
+from tests.fake_cupy import FakeCupy
+from tests.fake_tensorrt import BoundSession, FakeTensorRT
+
+FAST: dict[str, Any] = {"num_inference_steps": 4, "audio_length_in_s": 0.52}
+EXACT = 1e-5
+Gpu = tuple[FakeCupy, FakeTensorRT]
+LIMITS = {"batch": 8, "height": 300, "frames": 1200, "new": 133, "past": 800, "all": 1024, "new_tokens": 64}
+
+
+@pytest.fixture(scope="module")
+def compiled(bundle: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of the plain checkpoint with its graphs as plans of the fake TensorRT."""
+    source = Bundle.read(bundle("plain"))
+    folder = tmp_path_factory.mktemp("gpu") / "plain"
+    shutil.copytree(source.folder, folder)
+    engines = {}
+    for name, spec in source.manifest.engines.items():
+        profile = {}
+        for key, tensor in spec.inputs.items():
+            sizes = zip(tensor.axes, tensor.max_shape, strict=True)
+            high = [LIMITS[axis] if size is None else size for axis, size in sizes]
+            profile[key] = (tensor.min_shape, tensor.min_shape, high)
+        plan = {"name": name, "onnx": str(source.folder / spec.files[0].name), "profiles": [profile]}
+        (folder / f"{name}.engine").write_text(json.dumps(plan))
+        engines[name] = msgspec.structs.replace(
+            spec,
+            files=(describe_file(folder, f"{name}.engine"),),
+            backend="tensorrt",
+            activation_bytes=(),
+            built_for=BuiltFor(flavour="tensorrt", version="10.13.3.9", compute_capability="9.0"),
+        )
+    write_manifest(folder, msgspec.structs.replace(source.manifest, engines=engines))
+    return folder
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
+    cupy = FakeCupy()
+    trt = FakeTensorRT(cupy)
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.setitem(sys.modules, "tensorrt", trt)
+    return cupy, trt
+
+
+@pytest.fixture(scope="module")
+def on_cpu(bundle: Callable[[str], Path]) -> AudioLDM2Pipeline:
+    return AudioLDM2Pipeline.from_pretrained(bundle("plain"), device="cpu")
+
+
+@pytest.mark.parametrize("scheduler", scheduler_names())
+def test_equals_the_cpu(compiled: Path, on_cpu: AudioLDM2Pipeline, gpu: Gpu, scheduler: str) -> None:
+    """Two calls: the second has other texts and steps, and replays what the first captured."""
+    rng = np.random.default_rng()
+    pipe = AudioLDM2Pipeline.from_pretrained(compiled)
+    guidance_scale = float(rng.choice([1.0, 3.5]))
+    for prompt, steps in (("a dog", 5), ("a longer text about rain on a roof", 6)):
+        call: dict[str, Any] = {
+            "audio_length_in_s": 0.52,
+            "num_inference_steps": steps,
+            "seed": int(rng.integers(2**31)),
+            "scheduler": scheduler,
+            "guidance_scale": guidance_scale,
+        }
+        ours, theirs = pipe(prompt, **call).audios, on_cpu(prompt, **call).audios
+        assert theirs.std() > 0.02
+        assert relative_error(ours, theirs) <= EXACT, call
+
+
+def test_a_step_is_captured_once_and_nobody_waits_for_it(compiled: Path, gpu: Gpu) -> None:
+    cupy, trt = gpu
+    pipe = AudioLDM2Pipeline.from_pretrained(compiled)
+    pipe("rain", seed=1, **FAST)
+    seen = []
+
+    def callback(step: int, timestep: float, latents: Any) -> None:
+        seen.append((cupy.waits, trt.addresses_set, trt.enqueued["unet"], trt.runs["unet"]))
+
+    waits = cupy.waits
+    pipe("wind", seed=2, callback=callback, **{**FAST, "num_inference_steps": 20})
+    assert cupy.waits - waits == 2  # the samples, and one array of flags
+    first, last = np.array(seen[0]), np.array(seen[-1])
+    assert (last - first).tolist() == [0, 0, 0, 19]  # nothing but replays
+
+
+def test_other_shapes_are_captured_anew(compiled: Path, on_cpu: AudioLDM2Pipeline, gpu: Gpu) -> None:
+    pipe = AudioLDM2Pipeline.from_pretrained(compiled)
+    for seconds in (0.52, 0.6, 0.52, 0.6):  # back and forth: one graph must not spoil the memory of the other
+        call: dict[str, Any] = {**FAST, "audio_length_in_s": seconds, "seed": 3, "num_waveforms_per_prompt": 2}
+        ours, theirs = pipe("rain", **call), on_cpu("rain", **call)
+        assert relative_error(ours.audios, theirs.audios) <= EXACT
+        assert ours.scores == pytest.approx(theirs.scores, abs=1e-5)
+    assert gpu[1].enqueued["unet"] == 4  # each shape: one warm-up, one capture
+
+
+@pytest.mark.parametrize("options", [{"low_memory": True}, {"vae_slicing": True}])
+def test_options(compiled: Path, on_cpu: AudioLDM2Pipeline, gpu: Gpu, options: dict[str, bool]) -> None:
+    call: dict[str, Any] = {**FAST, "seed": 5, "num_waveforms_per_prompt": 2}
+    ours = AudioLDM2Pipeline.from_pretrained(compiled, **options)("rain", **call)
+    assert relative_error(ours.audios, on_cpu("rain", **call).audios) <= EXACT
+
+
+def test_embeddings_and_latents_come_from_the_host(compiled: Path, on_cpu: AudioLDM2Pipeline, gpu: Gpu) -> None:
+    pipe = AudioLDM2Pipeline.from_pretrained(compiled)
+    embeds, mask, generated = pipe.encode_prompt("rain", do_classifier_free_guidance=False)
+    assert isinstance(embeds, np.ndarray)
+    latents = np.random.default_rng().standard_normal((1, 8, 13, 16), np.float32)
+    call: dict[str, Any] = {
+        **FAST,
+        "prompt_embeds": embeds,
+        "attention_mask": mask,
+        "generated_prompt_embeds": generated,
+        "negative_prompt": "wind",
+        "latents": latents,
+    }
+    ours, theirs = pipe(**call), on_cpu(**call)
+    assert relative_error(ours.audios, theirs.audios) <= EXACT
+
+
+def test_dynamic_thresholding_runs_step_by_step(compiled: Path, on_cpu: AudioLDM2Pipeline, gpu: Gpu) -> None:
+    config = {"_class_name": "DDPMScheduler", "thresholding": True, "beta_schedule": "scaled_linear"}
+    call: dict[str, Any] = {**FAST, "seed": 5, "scheduler": config}
+    ours = AudioLDM2Pipeline.from_pretrained(compiled)("rain", **call)
+    assert relative_error(ours.audios, on_cpu("rain", **call).audios) <= EXACT
+
+
+def test_cuda_seeds_are_the_same_on_both(compiled: Path, on_cpu: AudioLDM2Pipeline, gpu: Gpu) -> None:
+    call: dict[str, Any] = {**FAST, "seed": 2**40 + 7, "seed_device": "cuda"}
+    ours, theirs = AudioLDM2Pipeline.from_pretrained(compiled)("rain", **call), on_cpu("rain", **call)
+    assert relative_error(ours.audios, theirs.audios) <= EXACT
+    other = on_cpu("rain", **{**call, "seed_device": "cpu"})
+    assert relative_error(other.audios, theirs.audios) > 0.1
+
+
+@pytest.mark.parametrize("stage", ["text_encoder", "language_model", "unet", "vae_decoder", "vocoder"])
+def test_nan_names_the_stage(compiled: Path, gpu: Gpu, stage: str) -> None:
+    trt = gpu[1]
+    pipe = AudioLDM2Pipeline.from_pretrained(compiled)
+    trt.spoils[stage] = lambda values: np.where(np.arange(values.shape[-1]) == 1, np.nan, values)
+    for _ in range(2):  # what a broken engine made is not kept either
+        with pytest.raises(NumericsError, match=f"^{stage}.* NaN or Inf"):
+            pipe("rain", **FAST)
+    trt.spoils.clear()
+    assert np.isfinite(pipe("rain", **FAST).audios).all()
+
+
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    [
+        ("deserialize", "refused it: Serialization assertion stdVersionRead failed; rebuild: python -m export build"),
+        ("enqueue", "TensorRT could not run it: Error Code 1: Cask"),
+        ("context", "no execution context: CUDA initialization failure"),
+        ("shape", "shape .* of 'input_ids': shape of input_ids is out of the profile"),
+        ("address", "address of 'input_ids': no address for input_ids"),
+    ],
+)
+def test_a_failed_call_quotes_the_library(compiled: Path, gpu: Gpu, failure: str, words: str) -> None:
+    gpu[1].fails.add(failure)
+    with pytest.raises(EngineError, match=words):
+        AudioLDM2Pipeline.from_pretrained(compiled)("rain", **FAST)
+
+
+def test_a_shape_beyond_the_profiles(compiled: Path, gpu: Gpu) -> None:
+    with pytest.raises(EngineError, match="unet: no shape profile of this engine holds .*sample .2, 8, 325, 16"):
+        AudioLDM2Pipeline.from_pretrained(compiled)("rain", **{**FAST, "audio_length_in_s": 13.0})
+
+
+def test_out_of_memory(compiled: Path, gpu: Gpu) -> None:
+    pipe = AudioLDM2Pipeline.from_pretrained(compiled)
+    pipe("rain", **FAST)
+    gpu[0].memory_left = 100_000
+    with pytest.raises(EngineError, match="cuda:0 is out of memory"):
+        pipe("rain", **FAST)
+    gpu[0].memory_left = None
+    assert np.isfinite(pipe("rain", **FAST).audios).all()
+
+
+def test_another_gpu_count_or_device(compiled: Path, gpu: Gpu) -> None:
+    with pytest.raises(EngineError, match="there is no cuda:3: 1 GPUs are here"):
+        AudioLDM2Pipeline.from_pretrained(compiled, device="cuda:3")
+    with pytest.raises(EngineError, match="does not run on device 'cpu'"):
+        AudioLDM2Pipeline.from_pretrained(compiled, device="cpu")
+
+
+def test_onnxruntime_never_falls_back(bundle: Callable[[str], Path], gpu: Gpu) -> None:
+    """The CPU build has no CUDA provider, and would run on the CPU without a word."""
+    pipe = AudioLDM2Pipeline.from_pretrained(bundle("plain"), device="cuda")
+    with pytest.raises(EngineError, match=r"no CUDA provider: pip uninstall onnxruntime, then .*\[cuda\]"):
+        pipe("rain", **FAST)
+
+
+def test_onnxruntime_binds_addresses(
+    bundle: Callable[[str], Path], on_cpu: AudioLDM2Pipeline, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The CPU provider in the CUDA provider's place, behind a binding that reads addresses."""
+    module = "runtime.backends.onnxruntime"
+    monkeypatch.setattr(f"{module}.CUDA", "CPUExecutionProvider")
+    monkeypatch.setattr(f"{module}._providers", lambda device: ["CPUExecutionProvider"])
+    monkeypatch.setattr(f"{module}.OrtCudaEngine", _bound_engine)
+    call: dict[str, Any] = {**FAST, "seed": 8}
+    ours = AudioLDM2Pipeline.from_pretrained(bundle("plain"), device="cuda")("rain", **call)
+    assert relative_error(ours.audios, on_cpu("rain", **call).audios) <= EXACT
+
+
+def _bound_engine(name: str, session: Any, *rest: Any) -> OrtCudaEngine:
+    return OrtCudaEngine(name, BoundSession(session), *rest)
