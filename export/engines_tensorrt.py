@@ -24,7 +24,7 @@ from runtime.bundle import EngineSpec, describe_file
 from runtime.device import gpu_is_usable, open_device
 from runtime.engine import BuiltFor, Engine, ShapeProfile, TensorSpec, load_engine
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 TIMING_CACHES = ".timing"  # a folder beside the bundles
 ONE_ROW_A_WAVEFORM = ("audio_encoder", "vae_decoder", "vocoder")  # the others see the guided pair
@@ -52,11 +52,11 @@ def make_engine(job: Job) -> EngineSpec:
             parity = check_parity(job.name, component, graph, tolerance, job.report)
     else:
         with device.active():
-            engine = load_engine(
+            compiled = load_engine(
                 path, backend="tensorrt", inputs=inputs, outputs=outputs, device=device, built_for=built_for
             )
-        parity = check_parity(job.name, component, engine, tolerance, job.report, device)
-        engine.close()
+        parity = check_parity(job.name, component, compiled, tolerance, job.report, device)
+        compiled.close()
     return EngineSpec(
         files=tuple(describe_file(job.folder, name) for name in (path.name, layers_file(path).name)),
         backend="tensorrt",
@@ -73,9 +73,9 @@ def make_engine(job: Job) -> EngineSpec:
     )
 
 
-def layers_file(engine: Path) -> Path:
+def layers_file(plan: Path) -> Path:
     """Where the layers of the network that an engine was built from are listed."""
-    return engine.with_suffix(".layers.json")
+    return plan.with_suffix(".layers.json")
 
 
 def shape_profiles(
@@ -139,7 +139,8 @@ def build_engine(
             profile.set_shape(name, low, usual, high)
         config.add_optimization_profile(profile)
     timing = timing_caches / f"{flavour}-{trt.__version__}-{capability}.timing"
-    with _timing_cache(config, timing), _progress(trt, config, out.stem) as monitor:
+    timed = _timing_cache(config, timing) if flavour == "tensorrt" else contextlib.nullcontext()  # RTX times nothing
+    with timed, _progress(trt, config, out.stem) as monitor:
         plan = builder.build_serialized_network(network, config)
     if monitor.interrupted:
         raise KeyboardInterrupt
@@ -192,7 +193,7 @@ def _configure(trt: Any, config: Any, flavour: str, options: TensorRTOptions) ->
     known = getattr(trt, "ComputeCapability", None)
     if options.compute_capabilities and known is not None:
         set_capability = getattr(config, "set_compute_capability")  # noqa: B009  RTX alone has it
-        config.num_compute_capabilities = len(options.compute_capabilities)
+        setattr(config, "num_compute_capabilities", len(options.compute_capabilities))  # noqa: B010
         for i, capability in enumerate(options.compute_capabilities):
             member = getattr(known, f"SM{capability.replace('.', '')}", None)
             if member is None:
@@ -203,11 +204,11 @@ def _configure(trt: Any, config: Any, flavour: str, options: TensorRTOptions) ->
 
 @contextlib.contextmanager
 def _timing_cache(config: Any, path: Path) -> Iterator[None]:
-    """Tactics that were timed by earlier builds of the same version on the same GPU. RTX times none: a no-op there."""
+    """Tactics that were timed by earlier builds of the same version on the same GPU."""
     saved = path.read_bytes() if path.is_file() else b""
     timing = config.create_timing_cache(saved)
     if not config.set_timing_cache(timing, ignore_mismatch=False):
-        logger.warning("%s was made elsewhere and is not used", path)
+        log.warning("%s was made elsewhere and is not used", path)
         config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
     yield
     serialized = config.get_timing_cache()
@@ -263,8 +264,8 @@ def engine_layers(path: Path, flavour: str) -> str | None:
     """What the engine inspector says of a built engine, JSON; None where no GPU can open it."""
     trt, _ = library(flavour)
     messages = Logger(trt)
-    runtime = trt.Runtime(messages)
-    engine = runtime.deserialize_cuda_engine(path.read_bytes())
+    runtime_ = trt.Runtime(messages)
+    engine = runtime_.deserialize_cuda_engine(path.read_bytes())
     if engine is None:
         return None
     inspector = engine.create_engine_inspector()

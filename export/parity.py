@@ -57,8 +57,11 @@ def compare(
 
 
 def relative_error(actual: npt.NDArray[np.generic], expected: npt.NDArray[np.generic]) -> float:
-    """||actual - expected|| / ||expected||, in float64; infinite for shapes that differ or a reference of zeros."""
-    if actual.shape != expected.shape:
+    """||actual - expected|| / ||expected||, in float64.
+
+    Infinite for shapes that differ, a reference of zeros, NaN and Inf: what is not a number would be lost in a maximum.
+    """
+    if actual.shape != expected.shape or not np.isfinite(actual.astype(np.float64)).all():
         return float("inf")
     scale = float(np.linalg.norm(expected.astype(np.float64)))
     difference = float(np.linalg.norm(actual.astype(np.float64) - expected.astype(np.float64)))

@@ -359,7 +359,8 @@ def find_bundle(engines: str | None, environment: Mapping[str, str], device: str
             "(or --checkpoint demo to try without a download)"
         )
     if len(found) > 1:
-        found = _fitting([Bundle.read(path) for path in found], device) or found
+        with contextlib.suppress(BundleError):  # of a damaged one: then the choice is the user's
+            found = _fitting([Bundle.read(path) for path in found], device) or found
     if len(found) > 1:
         names = ", ".join(str(path) for path in found)
         raise BundleError(f"several bundles: {names}; choose one with --engines or {ENGINES_VARIABLE}")

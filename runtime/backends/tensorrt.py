@@ -13,7 +13,7 @@ from runtime.device import Array, Device
 from runtime.engine import BuiltFor, ShapeProfile, TensorSpec, check_feeds
 from runtime.errors import EngineError, IncompatibleEngineError, MissingDependencyError
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 FLAVOURS = ("tensorrt", "tensorrt_rtx")
 DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT64": "int64", "INT32": "int32", "BOOL": "bool"}
@@ -45,7 +45,7 @@ def Logger(trt: Any) -> Any:  # noqa: N802  makes a class of the library's
             if severity <= trt.ILogger.ERROR:
                 self.last_error = " ".join(message.split())
             elif severity == trt.ILogger.WARNING:
-                logger.info("%s", message)  # of interest to who builds engines, not to who renders audio
+                log.info("%s", message)  # of interest to who builds engines, not to who renders audio
 
     return Messages()
 
@@ -90,15 +90,15 @@ def load(
     if problem:
         raise IncompatibleEngineError(f"{path.name} cannot run here: {problem}")
     messages = Logger(trt)
-    runtime = trt.Runtime(messages)
+    runtime_ = trt.Runtime(messages)
     if built_for.version_compatible and flavour == "tensorrt":
-        runtime.engine_host_code_allowed = True  # such an engine carries its own runtime; its hash was checked
+        runtime_.engine_host_code_allowed = True  # such an engine carries its own runtime; its hash was checked
     plan = path.read_bytes()
-    engine = runtime.deserialize_cuda_engine(plan)
+    engine = runtime_.deserialize_cuda_engine(plan)
     if engine is None:
         raise IncompatibleEngineError(f"{path.name}: {flavour} {trt.__version__} refused it: {messages.last_error}")
     return TensorRTEngine(
-        path.stem, trt, engine, inputs, outputs, device, messages, runtime, _jit_cache(plan, capability)
+        path.stem, trt, engine, inputs, outputs, device, messages, runtime_, _jit_cache(plan, capability)
     )
 
 
@@ -279,4 +279,4 @@ def _write_quietly(path: Path, data: bytes) -> None:
         fresh.write_bytes(data)
         fresh.replace(path)
     except OSError as error:
-        logger.info("the compiled kernels are not kept: %s", error)
+        log.info("the compiled kernels are not kept: %s", error)

@@ -208,12 +208,12 @@ def test_a_cut_prompt_is_quoted(engines: Path, tmp_path: Path) -> None:
 
 TELLS_ITS_STEPS = """
 import sys
-from runtime import cli, pipeline
-advance = pipeline.advance
+from runtime import cli, denoise
+advance = denoise.advance
 def telling(*arguments):
     print("step", file=sys.stderr, flush=True)
     return advance(*arguments)
-pipeline.advance = telling
+denoise.advance = telling
 sys.exit(cli.main(sys.argv[1:]))
 """
 

@@ -179,7 +179,7 @@ def test_a_failed_call_quotes_the_library(compiled: Path, gpu: Gpu, failure: str
 
 
 def test_a_shape_beyond_the_profiles(compiled: Path, gpu: Gpu) -> None:
-    with pytest.raises(EngineError, match="unet: no shape profile of this engine holds .*sample .2, 8, 325, 16"):
+    with pytest.raises(EngineError, match=r"unet: no shape profile of this engine holds .*sample .2, 8, 325, 16"):
         AudioLDM2Pipeline.from_pretrained(compiled)("rain", **{**FAST, "audio_length_in_s": 13.0})
 
 

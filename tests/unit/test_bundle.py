@@ -16,6 +16,7 @@ from runtime.bundle import (
     CheckpointSpec,
     EngineSpec,
     FileSpec,
+    Island,
     Manifest,
     OpenEngines,
     ParityCheck,
@@ -39,6 +40,7 @@ def make_bundle(folder: Path) -> Manifest:
     for name in ("vocoder.onnx", "unet.onnx", "unet.weights", "tokenizer.json"):
         (folder / name).write_bytes(np.random.default_rng().bytes(1_000))
     spec = TensorSpec(dtype="float32", axes=("rows", "size"), min_shape=(1, 1), max_shape=(None, None))
+    island = Island(name="norms", pattern="^LayerNorm", nodes=3, extra_bytes=9, error_with=1e-3, error_without=None)
 
     def engine(*names: str) -> EngineSpec:
         return EngineSpec(
@@ -50,6 +52,10 @@ def make_bundle(folder: Path) -> Manifest:
             activation_bytes=(0.0, 1e6),
             tolerance=1e-4,
             parity=(ParityCheck(sizes={"rows": 2, "size": 8}, relative_error=1e-6),),
+            parity_of="engine",
+            build_key="2" * 64,
+            islands=(island,),
+            profiles=({"x": ((1, 4), (2, 4), (8, 4))},),
         )
 
     manifest = Manifest(

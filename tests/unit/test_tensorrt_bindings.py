@@ -205,8 +205,6 @@ def installed_rtx() -> Description:
 
 def source_of(file: str) -> str:
     path = ROOT / file
-    if not path.exists():  # TEMPORARY: remove these two lines when both files are there
-        pytest.skip(f"{file} is not written yet")
     source = path.read_text(encoding="utf-8")
     assert Uses(source).found, f"{file} uses nothing of TensorRT: are its objects called as INSTANCES says?"
     return source
