@@ -15,11 +15,13 @@ from runtime.bundle import TokenizerSpec
 from runtime.device import Array, Device, HostDevice
 from runtime.engine import Engine
 from runtime.errors import InputError
+from runtime.graphs import Graphs
 from runtime.speech import VitsTokenizer
 
 logger = logging.getLogger(__name__)
 
 Ints = npt.NDArray[np.int64]
+CAPTURED_TOKENS = 32  # speech makes 512, each with a longer cache: its graph would be large
 CACHED_PROMPTS = 32  # conditioning of one is 0.2 MB at base size, 4 MB for speech
 
 
@@ -124,9 +126,11 @@ class PromptEncoder:
         tokenizers: Mapping[str, TextTokenizer],
         device: Device | None = None,
         speech: VitsTokenizer | None = None,
+        graphs: Graphs | None = None,
     ) -> None:
         self._engines, self._tokenizers, self._speech = engines, tokenizers, speech
         self._device = device or HostDevice()
+        self._graphs = graphs or Graphs(self._device)
         self.encode = lru_cache(CACHED_PROMPTS)(self._encode)
 
     def _encode(
@@ -154,16 +158,22 @@ class PromptEncoder:
 
     def _project_and_generate(self, texts: list[str], states: Array, mask: Ints, max_new_tokens: int) -> Conditioning:
         clap = self.text_embeds(texts)[:, None]  # (rows, 1, CLAP width)
-        projected = self._run(
-            "projection_model",
-            hidden_states=clap,
-            attention_mask=self._device.xp.ones((len(texts), 1), np.int64),
-            hidden_states_1=states,
-            attention_mask_1=mask,
-        )
-        generated = self.generate(
-            projected["projected_states"], projected["projected_mask"], max_new_tokens=max_new_tokens
-        )
+
+        def work(clap: Array, states: Array, mask: Array) -> tuple[Array]:
+            projected = self._run(
+                "projection_model",
+                hidden_states=clap,
+                attention_mask=self._device.xp.ones((len(texts), 1), np.int64),
+                hidden_states_1=states,
+                attention_mask_1=mask,
+            )
+            return (self.generate(projected["projected_states"], projected["projected_mask"], max_new_tokens),)
+
+        if max_new_tokens <= CAPTURED_TOKENS:
+            engine = self._engines["language_model"]
+            (generated,) = self._graphs.run(("generate", max_new_tokens), engine, work, clap, states, mask)
+        else:
+            (generated,) = work(clap, states, mask)
         return Conditioning(prompt_embeds=states, attention_mask=mask, generated_prompt_embeds=generated)
 
     def _t5_states(self, texts: list[str], length: int | None = None) -> tuple[Array, Ints]:
@@ -177,14 +187,14 @@ class PromptEncoder:
         length = length or len(prompt)
         rows = t5.pad([*(t5.ids(text, max_length=length) for text in texts[:-1]), prompt], length)
         ids, mask = map(self._device.xp.asarray, rows)
-        return self._run("text_encoder_2", input_ids=ids, attention_mask=mask)["last_hidden_state"], mask
+        return self._encoded("text_encoder_2", "last_hidden_state", ids, mask), mask
 
     def _speech_states(self, transcription: str, *, guided: bool) -> tuple[Array, Ints]:
         """States (rows, tokens, width) and mask (rows, tokens). The negative row says nothing: all zeros, in both."""
         if self._speech is None:
             raise InputError("transcription is for speech checkpoints: this bundle has no VITS tokenizer")
         ids, mask = map(self._device.xp.asarray, self._speech.row(transcription))
-        states = self._run("text_encoder_2", input_ids=ids, attention_mask=mask)["last_hidden_state"]
+        states = self._encoded("text_encoder_2", "last_hidden_state", ids, mask)
         if not guided:
             return states, mask
         return np.concatenate([np.zeros_like(states), states]), np.concatenate([np.zeros_like(mask), mask])
@@ -193,7 +203,7 @@ class PromptEncoder:
         """CLAP's text embeddings of unit length, (texts, width)."""
         clap = self._tokenizers["text_encoder"]
         ids, mask = map(self._device.xp.asarray, clap.pad([clap.ids(text) for text in texts]))
-        return self._run("text_encoder", input_ids=ids, attention_mask=mask)["text_embeds"]
+        return self._encoded("text_encoder", "text_embeds", ids, mask)
 
     def generate(self, inputs_embeds: Array, attention_mask: Array, max_new_tokens: int) -> Array:
         """GPT2's next embeddings, (rows, max_new_tokens, width): each is the last hidden state, fed back.
@@ -223,6 +233,15 @@ class PromptEncoder:
             past = {name: outputs[name.replace("past_", "present_")] for name in past}
             mask = np.concatenate([mask, xp.ones((rows, 1), mask.dtype)], axis=1)
         return np.concatenate(new, axis=1)
+
+    def _encoded(self, name: str, output: str, ids: Array, mask: Array) -> Array:
+        """One output of a text encoder."""
+
+        def work(ids: Array, mask: Array) -> tuple[Array]:
+            return (self._run(name, input_ids=ids, attention_mask=mask)[output],)
+
+        (states,) = self._graphs.run((name,), self._engines[name], work, ids, mask)
+        return states
 
     def _run(self, name: str, **feeds: Array) -> Mapping[str, Array]:
         outputs = self._engines[name].run(feeds)

@@ -130,7 +130,7 @@ def _capture(
         fused.prepare(shown, timestep)
         fused.update(unet.run({**own, "sample": shown, "timestep": timestep})["noise_pred"])
 
-    return _CapturedStep(fused, own, (device.capture(work) if captures else None) or work)
+    return _CapturedStep(fused, own, device.capture(work) if captures else work)
 
 
 def _feeds(unet: Engine, conditioning: Conditioning) -> dict[str, Array]:

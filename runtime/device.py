@@ -4,6 +4,7 @@ NumPy's functions work on the arrays they are given, CuPy's too (NEP 18), so the
 new arrays, moves them or waits for them goes through the `Device`.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -35,11 +36,14 @@ class Device(Protocol):
     def to_host(self, array: Array) -> Any:
         """A NumPy array with the same values, when they are computed."""
 
-    def capture(self, work: Callable[[], None]) -> Replay | None:
-        """A function that queues what `work` queues, with the same addresses; None where nothing can be captured.
+    def capture(self, work: Callable[[], None]) -> Replay:
+        """A function that queues what `work` queues, at the same addresses. `work` may run a few times before."""
 
-        `work` may run a few times before it returns.
-        """
+    def mark(self) -> Any:
+        """A point in the device's time."""
+
+    def seconds_between(self, start: Any, stop: Any) -> float:
+        """Time from one mark to another, both of the past once `to_host` has returned."""
 
     def free_bytes(self) -> int | None:
         """Memory that is free, or None if that is not known."""
@@ -72,9 +76,17 @@ class HostDevice:
         """The array itself."""
         return array
 
-    def capture(self, work: Callable[[], None]) -> Replay | None:  # noqa: ARG002  the protocol's signature
-        """Nothing to capture."""
-        return None
+    def capture(self, work: Callable[[], None]) -> Replay:
+        """The function itself."""
+        return work
+
+    def mark(self) -> Any:
+        """Now."""
+        return time.perf_counter()
+
+    def seconds_between(self, start: Any, stop: Any) -> float:
+        """The difference."""
+        return float(stop - start)
 
     def free_bytes(self) -> int | None:
         """What this process may still take."""

@@ -1,7 +1,6 @@
 """Prompt to audio: the whole story."""
 
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,8 +12,9 @@ import numpy.typing as npt
 from runtime.bundle import Bundle, OpenEngines
 from runtime.conditioning import Conditioning, PromptEncoder, TextTokenizer
 from runtime.denoise import Denoiser
-from runtime.device import Array
+from runtime.device import Array, Device
 from runtime.errors import MissingDependencyError, NumericsError
+from runtime.graphs import Graphs
 from runtime.memory import check_memory
 from runtime.noise import SeededNoise
 from runtime.request import Arguments, Request, StopDenoising, check_request
@@ -52,7 +52,8 @@ class AudioLDM2Pipeline:
         tokenizers = {name: TextTokenizer(bundle.path(t.file), t) for name, t in bundle.manifest.tokenizers.items()}
         speech = bundle.manifest.speech
         vits = None if speech is None else VitsTokenizer(bundle.path(speech.file), speech)
-        self._encoder = PromptEncoder(self._engines, tokenizers, self._device, vits)
+        self._graphs = Graphs(self._device, enabled=not low_memory)
+        self._encoder = PromptEncoder(self._engines, tokenizers, self._device, vits, self._graphs)
         self._denoiser = Denoiser(self._engines, self._device, replay=not low_memory)
 
     @classmethod
@@ -90,7 +91,7 @@ class AudioLDM2Pipeline:
     def _render(self, plan: Plan, request: Request, given: Arguments) -> AudioOutput:
         """Prompt to audio, on the device's stream."""
         to_latents = given.output_type == "latent"
-        stage = Stages(self._engines)
+        stage = Stages(self._engines, self._device)
         with stage("load"):
             self._engines.open(*TEXT_STAGE, "unet")
             self._engines.open(*(() if to_latents else AUDIO_STAGE), *(SCORING_STAGE if request.ranked else ()))
@@ -103,10 +104,12 @@ class AudioLDM2Pipeline:
         if to_latents:
             return self._output(self._finished(latents), request, given, stage)
         with stage("decode"):
-            mel = self._decode(latents)  # (rows, frames, mel bins)
+            (mel,) = self._graphs.run(
+                ("decode",), self._engines["vae_decoder"], self._decode, latents
+            )  # (rows, frames, mel bins)
         with stage("vocode"):
-            rows = vocode(self._engines["vocoder"], mel, self._audio, self._device)[:, : request.samples]
-            audios = self._finished(rows)  # (rows, samples)
+            (rows,) = self._graphs.run(("vocode",), self._engines["vocoder"], self._vocode, mel)
+            audios = self._finished(rows[:, : request.samples])  # (rows, samples)
         if not request.ranked:
             return self._output(audios, request, given, stage)
         with stage("rank"):
@@ -176,6 +179,7 @@ class AudioLDM2Pipeline:
     def close(self) -> None:
         """Free all engines."""
         self._denoiser.clear()
+        self._graphs.clear()
         self._engines.close()
 
     def _scheduler(self, override: str | Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -204,12 +208,15 @@ class AudioLDM2Pipeline:
             encoded = Conditioning.pair(request.negative_embeds.row(i).on(self._device.xp), encoded)
         return encoded
 
-    def _decode(self, latents: Array) -> Array:
+    def _vocode(self, mel: Array) -> tuple[Array]:
+        return (vocode(self._engines["vocoder"], mel, self._audio, self._device),)
+
+    def _decode(self, latents: Array) -> tuple[Array]:
         """Mel (rows, frames, mel bins) of latents (rows, channels, height, width)."""
         decoder, scaled = self._engines["vae_decoder"], latents / np.float32(self._audio.vae_scaling_factor)
         slices = np.split(scaled, len(scaled)) if self._vae_slicing else [scaled]
         mels = [decoder.run({"latents": part})["mel"].copy() for part in slices]  # the engine reuses its output
-        return self._device.watch("vae_decoder", np.concatenate(mels))
+        return (self._device.watch("vae_decoder", np.concatenate(mels)),)
 
     def _rank(self, audios: Array, request: Request) -> tuple[Array, list[int]]:
         """CLAP scores, (rows,), and the order that puts each prompt's best first."""
@@ -239,7 +246,7 @@ class AudioLDM2Pipeline:
         if not given.return_dict:
             return cast(AudioOutput, (audios,))  # asked for: a tuple, as the reference's
         numbers = tuple(seed if isinstance(seed, int) else int(seed.initial_seed()) for seed in seeds)
-        return AudioOutput(audios, self._audio.sample_rate_hz, numbers, scores, stage.seconds)
+        return AudioOutput(audios, self._audio.sample_rate_hz, numbers, scores, stage.seconds())
 
 
 def as_tensor(array: Array) -> Any:
@@ -252,23 +259,29 @@ def as_tensor(array: Array) -> Any:
 
 
 class Stages:
-    """The stages of one call: times each, and tells the engines when it ends.
+    """The stages of one call: times each on the device, and tells the engines when it ends.
 
     Loading an engine counts as "load", in whichever stage it happens.
     """
 
-    def __init__(self, engines: OpenEngines) -> None:
-        self._engines = engines
-        self.seconds = {"load": 0.0}
+    def __init__(self, engines: OpenEngines, device: Device) -> None:
+        self._engines, self._device = engines, device
+        self._marks: list[tuple[str, Any, Any, float]] = []  # name, start, stop, seconds of loading in it
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         """Run the block as stage `name`."""
-        start, loading_s = time.perf_counter(), self._engines.loading_s
+        start, loading_s = self._device.mark(), self._engines.loading_s
         try:
             yield
         finally:
             self._engines.end_stage()
-        loaded_s = self._engines.loading_s - loading_s
-        self.seconds["load"] += loaded_s
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start - loaded_s
+        self._marks.append((name, start, self._device.mark(), self._engines.loading_s - loading_s))
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds by stage, when all of them are done."""
+        seconds = {"load": 0.0}
+        for name, start, stop, loading_s in self._marks:
+            seconds["load"] += loading_s
+            seconds[name] = seconds.get(name, 0.0) + self._device.seconds_between(start, stop) - loading_s
+        return seconds

@@ -5,9 +5,11 @@ overwritten (what a captured graph points to has to be kept), a wait inside a ca
 """
 
 import ctypes
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -63,16 +65,16 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
         return DeviceArray(self.cupy, np.asarray(self.host[key]), self.block)
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self.cupy.eager("assignment")
-        self.host[key] = unwrap(value)
+        plain = unwrap(value)
+        self.cupy.kernels.submit(lambda: self.host.__setitem__(key, plain))
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name not in ("astype", "copy", "reshape", "all", "sum", "fill", "clip", "transpose", "view"):
             raise AttributeError(f"cupy arrays have no '{name}' in this project's tests")
 
         def method(*args: Any, **kwargs: Any) -> Any:
-            self.cupy.eager(name)
-            return self.cupy.wrap(getattr(self.host, name)(*map(unwrap, args), **kwargs), self.block)
+            plain = [unwrap(arg) for arg in args]
+            return self.cupy.operation(lambda: getattr(self.host, name)(*plain, **kwargs), self.block)
 
         return method
 
@@ -87,12 +89,12 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
         raise TypeError("Implicit conversion to a NumPy array is not allowed: use get()")
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        self.cupy.eager(ufunc.__name__)
-        return self.cupy.wrap(getattr(ufunc, method)(*map(unwrap, inputs), **kwargs))
+        plain = [unwrap(value) for value in inputs]
+        return self.cupy.operation(lambda: getattr(ufunc, method)(*plain, **kwargs))
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        self.cupy.eager(function.__name__)
-        return self.cupy.wrap(function(*unwrap(args), **unwrap(kwargs)))
+        plain, named = unwrap(args), unwrap(kwargs)
+        return self.cupy.operation(lambda: function(*plain, **named))
 
     def __bool__(self) -> bool:
         self.cupy.wait()
@@ -124,6 +126,11 @@ class Pool:
 
     def free_bytes(self) -> int:
         return 0
+
+
+class Event:
+    def record(self, stream: "Stream") -> None:
+        self.seconds = time.perf_counter()
 
 
 class Stream:
@@ -172,6 +179,8 @@ class FakeCupy:
             runtime=SimpleNamespace(getDeviceCount=lambda: 1, memGetInfo=lambda: (2**36, 2**36)),
             Device=lambda index: _Entered(device),
             Stream=lambda non_blocking: Stream(self),
+            Event=Event,
+            get_elapsed_time=lambda start, stop: 1000 * (stop.seconds - start.seconds),
             MemoryPool=Pool,
             using_allocator=self._using,
             alloc=self._alloc,
@@ -184,9 +193,19 @@ class FakeCupy:
     def get_default_memory_pool(self) -> Pool:
         return Pool()
 
-    def eager(self, name: str) -> None:
-        """An operation that this fake cannot record: it must not happen inside a capture."""
-        assert not self.capturing, f"{name} inside a capture"
+    def operation(self, compute: Callable[[], Any], block: Block | None = None) -> Any:
+        """The result of `compute`, which a replay computes again into the same memory."""
+        result = compute()
+        if isinstance(result, list | tuple):
+            return [self.operation(lambda i=i: compute()[i]) for i in range(len(result))]
+        if result is None:
+            return None
+        result = np.asarray(result)
+        if isinstance(block, Block) and np.may_share_memory(result, block.bytes):
+            return DeviceArray(self, result, block)  # a view
+        made = self.empty(result.shape, result.dtype)
+        self.kernels.submit(lambda: made.host.__setitem__(..., compute()))
+        return made
 
     def wait(self) -> None:
         """The host waits for the device."""
@@ -194,23 +213,15 @@ class FakeCupy:
             raise RuntimeError("operation not permitted when stream is capturing")
         self.waits += 1
 
-    def wrap(self, result: Any, block: Block | None = None) -> Any:
-        if isinstance(result, list | tuple):
-            return [self.wrap(item) for item in result]
-        if result is None:
-            return None
-        result = np.asarray(result)
-        if isinstance(block, Block) and np.may_share_memory(result, block.bytes):
-            return DeviceArray(self, result, block)
-        return self._filled(result)
-
     def ndarray(self, shape: tuple[int, ...], dtype: Any, memory: Any) -> DeviceArray:
         raw = (ctypes.c_uint8 * memory.size).from_address(memory.ptr)
         return DeviceArray(self, np.frombuffer(raw, dtype).reshape(shape), memory)
 
     def asarray(self, value: Any, dtype: Any = None, order: str | None = None) -> DeviceArray:
         if isinstance(value, DeviceArray):
-            return value if dtype in (None, value.dtype) else self._filled(value.host.astype(dtype))
+            return value if dtype in (None, value.dtype) else value.astype(dtype)
+        if self.capturing:
+            raise RuntimeError("a copy from pageable memory while the stream is capturing")
         return self._filled(np.asarray(value, dtype))
 
     def empty(self, shape: Any, dtype: Any = np.float32) -> DeviceArray:
@@ -234,11 +245,11 @@ class FakeCupy:
         function = getattr(np, name)
         if not callable(function) or isinstance(function, type):
             return function
-        return lambda *args, **kwargs: self.wrap(function(*unwrap(args), **unwrap(kwargs)))
+        return lambda *args, **kwargs: self.operation(partial(function, *unwrap(args), **unwrap(kwargs)))
 
     def _filled(self, values: Any) -> DeviceArray:
         made = self.empty(values.shape, values.dtype)
-        made.host[...] = values
+        self.kernels.submit(lambda: made.host.__setitem__(..., values))
         return made
 
     def _alloc(self, size_bytes: int) -> Block:

@@ -82,27 +82,41 @@ class CudaDevice:
         array.get(out=host)
         return host.copy()  # pinned memory goes back to its pool
 
-    def capture(self, work: Callable[[], None]) -> Replay | None:
+    def capture(self, work: Callable[[], None]) -> Replay:
         """Capture `work` in a CUDA graph. It runs once before, so that libraries have loaded what they need.
 
         What it allocates comes from a pool of the graph's own, which lives as long as the graph: no address in it is
-        ever given to somebody else.
+        ever given to somebody else. What it watches is watched again at each replay.
         """
+        before, self._watched = self._watched, []
         pool = self._cupy.cuda.MemoryPool()
         with self._cupy.cuda.using_allocator(pool.malloc):
-            work()
-            self._stream.begin_capture()
             try:
                 work()
-            except BaseException:
-                self._stream.end_capture()
-                raise
-            graph = self._stream.end_capture()
+                self._watched.clear()
+                self._stream.begin_capture()
+                try:
+                    work()
+                finally:
+                    graph = self._stream.end_capture()
+            finally:
+                watched, self._watched = self._watched, before
 
-        def replay(graph: Any = graph, pool: Any = pool) -> None:  # noqa: ARG001  the pool lives as long as the graph
+        def replay(pool: Any = pool) -> None:  # noqa: ARG001  the pool lives as long as the graph
             graph.launch(self._stream)
+            self._watched += watched
 
         return replay
+
+    def mark(self) -> Any:
+        """An event in the stream."""
+        event = self._cupy.cuda.Event()
+        event.record(self._stream)
+        return event
+
+    def seconds_between(self, start: Any, stop: Any) -> float:
+        """Time on the device between two events."""
+        return float(self._cupy.cuda.get_elapsed_time(start, stop)) / 1000
 
     def free_bytes(self) -> int | None:
         """Free memory of the GPU, and what CuPy's pool holds unused."""

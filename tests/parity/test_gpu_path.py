@@ -101,6 +101,28 @@ def test_a_step_is_captured_once_and_nobody_waits_for_it(compiled: Path, gpu: Gp
     assert (last - first).tolist() == [0, 0, 0, 19]  # nothing but replays
 
 
+def test_a_call_like_an_earlier_one_is_replayed_whole(compiled: Path, on_cpu: AudioLDM2Pipeline, gpu: Gpu) -> None:
+    """Texts of the same number of tokens: the third such call queues no engine, only graphs."""
+    trt = gpu[1]
+    pipe = AudioLDM2Pipeline.from_pretrained(compiled)
+    texts = [f"{a} {b}" for a in ("rain", "wind", "dogs", "bell") for b in ("one", "two", "six", "ten")]
+    alike: dict[tuple[int, ...], list[str]] = {}
+    for text in texts:
+        lengths = tuple(len(tokenizer.ids(text)) for tokenizer in pipe._encoder._tokenizers.values())
+        alike.setdefault(lengths, []).append(text)
+    prompts = max(alike.values(), key=len)[:4]
+    assert len(prompts) == 4
+    for i, prompt in enumerate(prompts):
+        enqueued = dict(trt.enqueued)
+        call: dict[str, Any] = {**FAST, "seed": i}
+        ours = pipe(prompt, **call)
+        if i >= 2:
+            assert trt.enqueued == enqueued
+        assert relative_error(ours.audios, on_cpu(prompt, **call).audios) <= EXACT
+        assert set(ours.timings) == {"load", "encode", "denoise", "decode", "vocode"}
+        assert all(seconds >= 0 for seconds in ours.timings.values())
+
+
 def test_other_shapes_are_captured_anew(compiled: Path, on_cpu: AudioLDM2Pipeline, gpu: Gpu) -> None:
     pipe = AudioLDM2Pipeline.from_pretrained(compiled)
     for seconds in (0.52, 0.6, 0.52, 0.6):  # back and forth: one graph must not spoil the memory of the other
