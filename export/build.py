@@ -24,9 +24,11 @@ from export.parity import check_parity
 from export.precision import convert, read_model
 from export.staging import staged
 from export.target import Job, Target, build_keys
-from runtime.bundle import (
+from runtime.bundle import Bundle
+from runtime.engine import TensorSpec
+from runtime.errors import BundleError
+from runtime.manifest import (
     SCHEMA,
-    Bundle,
     CheckpointSpec,
     EngineSpec,
     Island,
@@ -36,8 +38,6 @@ from runtime.bundle import (
     describe_file,
     write_manifest,
 )
-from runtime.engine import TensorSpec
-from runtime.errors import BundleError
 
 DEMO = "demo"
 MAKERS = {  # backend: the module that makes its engines, by a function `make_engine(job)`

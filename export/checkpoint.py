@@ -22,7 +22,7 @@ from transformers.tokenization_utils_base import LARGE_INTEGER
 
 from export.errors import CheckpointError
 from export.receptive_field import vocoder_context_frames
-from runtime.bundle import AudioSpec, FeatureExtractorSpec, describe_file
+from runtime.manifest import AudioSpec, FeatureExtractorSpec, describe_file
 from runtime.schedulers import scheduler_names
 from runtime.speech import AddedToken, Vocabulary
 

@@ -20,9 +20,9 @@ from export.islands import emulated
 from export.parity import TOLERANCE, check_parity
 from export.target import Job, Target, TensorRTOptions
 from runtime.backends.tensorrt import Logger, gpu_capability, library
-from runtime.bundle import EngineSpec, describe_file
 from runtime.device import gpu_is_usable, open_device
 from runtime.engine import BuiltFor, Engine, ShapeProfile, TensorSpec, load_engine
+from runtime.manifest import EngineSpec, describe_file
 
 log = logging.getLogger(__name__)
 

@@ -5,8 +5,9 @@ from collections import Counter
 from pathlib import Path
 
 from export.errors import BuildError
-from runtime.bundle import Bundle, Island
+from runtime.bundle import Bundle
 from runtime.engine import BuiltFor, TensorSpec
+from runtime.manifest import Island
 
 
 def describe(bundle: Bundle) -> str:

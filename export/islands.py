@@ -15,8 +15,8 @@ from export.onnx import save
 from export.parity import compare
 from export.precision import convert, matches
 from runtime.backends.onnxruntime import OrtEngine
-from runtime.bundle import Island
 from runtime.engine import Engine
+from runtime.manifest import Island
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from export.errors import BuildError
-from runtime.bundle import MANIFEST
+from runtime.manifest import MANIFEST
 
 
 @contextmanager

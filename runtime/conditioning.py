@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from runtime.bundle import TokenizerSpec
 from runtime.device import Array, Device, HostDevice
 from runtime.engine import Engine
 from runtime.errors import InputError
 from runtime.graphs import Graphs
+from runtime.manifest import TokenizerSpec
 from runtime.speech import VitsTokenizer
 
 logger = logging.getLogger(__name__)

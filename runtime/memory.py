@@ -3,8 +3,8 @@
 from functools import partial
 from pathlib import Path
 
-from runtime.bundle import Manifest
 from runtime.errors import InputError
+from runtime.manifest import Manifest
 from runtime.request import Request
 from runtime.vocode import WINDOW_FRAMES
 

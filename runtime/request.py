@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from runtime.bundle import AudioSpec
 from runtime.conditioning import Conditioning
 from runtime.device import Array
 from runtime.errors import InputError
+from runtime.manifest import AudioSpec
 from runtime.noise import Seed
 
 LONGEST_S = 1e9  # far more than fits in memory, which is checked later with the numbers: sizes must not overflow first

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from runtime.bundle import FeatureExtractorSpec
+from runtime.manifest import FeatureExtractorSpec
 
 Floats = npt.NDArray[np.float32]
 

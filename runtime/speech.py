@@ -8,8 +8,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from runtime.bundle import SpeechSpec
 from runtime.errors import InputError, MissingDependencyError
+from runtime.manifest import SpeechSpec
 
 logger = logging.getLogger(__name__)
 

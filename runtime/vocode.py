@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from runtime.bundle import AudioSpec
 from runtime.device import Array, Device, HostDevice
 from runtime.engine import Engine
+from runtime.manifest import AudioSpec
 
 WINDOW_FRAMES = 1024  # 10.24 s of the published checkpoints: see bench/LOG.md for what other lengths cost
 

@@ -8,25 +8,22 @@ import msgspec
 import numpy as np
 import pytest
 
-from runtime.bundle import (
-    ENGINES_VARIABLE,
+from runtime.bundle import ENGINES_VARIABLE, Bundle, OpenEngines, find_bundle
+from runtime.engine import TensorSpec
+from runtime.errors import BundleError, EngineError
+from runtime.manifest import (
     MANIFEST,
     SCHEMA,
-    Bundle,
     CheckpointSpec,
     EngineSpec,
     FileSpec,
     Island,
     Manifest,
-    OpenEngines,
     ParityCheck,
     TokenizerSpec,
     describe_file,
-    find_bundle,
     write_manifest,
 )
-from runtime.engine import TensorSpec
-from runtime.errors import BundleError, EngineError
 from tests.unit.helpers import AUDIO, EXTRACTOR, raises_line
 
 BUILD = "python -m export build --checkpoint"

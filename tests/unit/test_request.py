@@ -7,8 +7,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from runtime.bundle import AudioSpec
 from runtime.errors import InputError
+from runtime.manifest import AudioSpec
 from runtime.request import Arguments, Request, check_request
 from tests.unit.helpers import AUDIO, raises_line
 

@@ -5,7 +5,7 @@ import numpy.typing as npt
 import pytest
 from transformers import ClapFeatureExtractor
 
-from runtime.bundle import FeatureExtractorSpec
+from runtime.manifest import FeatureExtractorSpec
 from runtime.scoring import cosine_scores, log_mel, resample
 from tests.unit.helpers import EXTRACTOR
 

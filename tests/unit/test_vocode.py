@@ -7,9 +7,9 @@ import pytest
 
 from export.parity import relative_error
 from runtime.backends.fake import FakeEngine
-from runtime.bundle import AudioSpec
 from runtime.engine import Array, TensorSpec
 from runtime.errors import NumericsError
+from runtime.manifest import AudioSpec
 from runtime.vocode import WINDOW_FRAMES, vocode
 from tests.unit.helpers import AUDIO
 
