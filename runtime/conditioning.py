@@ -171,7 +171,7 @@ class PromptEncoder:
 
         if max_new_tokens <= CAPTURED_TOKENS:
             engine = self._engines["language_model"]
-            (generated,) = self._graphs.run(("generate", max_new_tokens), engine, work, clap, states, mask)
+            (generated,) = self._graphs.run(f"generate {max_new_tokens}", engine, work, clap, states, mask)
         else:
             (generated,) = work(clap, states, mask)
         return Conditioning(prompt_embeds=states, attention_mask=mask, generated_prompt_embeds=generated)
@@ -240,7 +240,7 @@ class PromptEncoder:
         def work(ids: Array, mask: Array) -> tuple[Array]:
             return (self._run(name, input_ids=ids, attention_mask=mask)[output],)
 
-        (states,) = self._graphs.run((name,), self._engines[name], work, ids, mask)
+        (states,) = self._graphs.run(name, self._engines[name], work, ids, mask)
         return states
 
     def _run(self, name: str, **feeds: Array) -> Mapping[str, Array]:

@@ -29,11 +29,11 @@ class Graphs:
         self._device, self._enabled = device, enabled and device.name != "cpu"
         self._known: OrderedDict[tuple[object, ...], _Captured | None] = OrderedDict()
 
-    def run(self, name: tuple[object, ...], engine: Engine, function: Callable[..., Arrays], *arrays: Array) -> Arrays:
+    def run(self, name: str, engine: Engine, function: Callable[..., Arrays], *arrays: Array) -> Arrays:
         """`function(*arrays)`; the results are the caller's own. Captured only if `engine`, which it runs, can be."""
         if not self._enabled or not engine.capturable:
             return function(*arrays)
-        key = (*name, *((array.shape, array.dtype.name) for array in arrays))
+        key = (name, *((array.shape, array.dtype.name) for array in arrays))
         captured = self._known.get(key)
         if captured is None and key not in self._known:  # the first time: most shapes never come again
             self._remember(key, None)

@@ -104,11 +104,9 @@ class AudioLDM2Pipeline:
         if to_latents:
             return self._output(self._finished(latents), request, given, stage)
         with stage("decode"):
-            (mel,) = self._graphs.run(
-                ("decode",), self._engines["vae_decoder"], self._decode, latents
-            )  # (rows, frames, mel bins)
+            (mel,) = self._graphs.run("decode", self._engines["vae_decoder"], self._decode, latents)
         with stage("vocode"):
-            (rows,) = self._graphs.run(("vocode",), self._engines["vocoder"], self._vocode, mel)
+            (rows,) = self._graphs.run("vocode", self._engines["vocoder"], self._vocode, mel)
             audios = self._finished(rows[:, : request.samples])  # (rows, samples)
         if not request.ranked:
             return self._output(audios, request, given, stage)

@@ -131,6 +131,16 @@ class Pool:
 class Event:
     def record(self, stream: "Stream") -> None:
         self.seconds = time.perf_counter()
+        self.done = False
+
+    def synchronize(self) -> None:
+        self.done = True
+
+
+def elapsed_ms(start: Event, stop: Event) -> float:
+    if not stop.done:
+        raise RuntimeError("cudaErrorNotReady: device not ready")
+    return 1000 * (stop.seconds - start.seconds)
 
 
 class Stream:
@@ -180,7 +190,7 @@ class FakeCupy:
             Device=lambda index: _Entered(device),
             Stream=lambda non_blocking: Stream(self),
             Event=Event,
-            get_elapsed_time=lambda start, stop: 1000 * (stop.seconds - start.seconds),
+            get_elapsed_time=elapsed_ms,
             MemoryPool=Pool,
             using_allocator=self._using,
             alloc=self._alloc,

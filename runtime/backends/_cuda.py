@@ -52,6 +52,7 @@ class CudaDevice:
     @contextmanager
     def active(self) -> Iterator[None]:
         """Work is queued on this device's stream. Raises EngineError where memory runs out."""
+        self._watched = []  # what a call that failed left behind
         try:
             with self._device, self._stream:
                 yield
@@ -116,6 +117,7 @@ class CudaDevice:
 
     def seconds_between(self, start: Any, stop: Any) -> float:
         """Time on the device between two events."""
+        stop.synchronize()
         return float(self._cupy.cuda.get_elapsed_time(start, stop)) / 1000
 
     def free_bytes(self) -> int | None:
