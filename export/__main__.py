@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name not in EXPORT_PACKAGES:
             raise
-        print("error: building needs the export packages: pip install 'trt-audioldm2[export]'", file=sys.stderr)
+        print("error: building needs the export packages: pip install 'trt-audioldm2[cpu,export]'", file=sys.stderr)
         return 1
     return 0
 

@@ -1,5 +1,6 @@
 """What a bundle is built for, and what a backend's file gets to make one engine."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -15,7 +16,7 @@ from export.errors import BuildError
 from export.precision import PRECISIONS
 from runtime.engine import TensorSpec
 
-PACKAGES = ("trt-audioldm2", "torch", "diffusers", "transformers", "onnxruntime")
+PACKAGES = ("trt-audioldm2", "torch", "diffusers", "transformers", "onnxruntime", "onnxruntime-gpu")
 LONGEST_S = 3600
 GROWING = ("unet", "vae_decoder")  # the engines that the longest duration bounds
 
@@ -76,7 +77,10 @@ class Target:
 
     def versions(self) -> dict[str, str]:
         """Versions of all that makes the engines."""
-        versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+        versions = {}
+        for name in PACKAGES:  # one of the two onnxruntimes
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                versions[name] = importlib.metadata.version(name)
         if self.compiles:
             from runtime.backends.tensorrt import gpu_capability, library
 
