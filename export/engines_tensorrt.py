@@ -131,6 +131,9 @@ def build_engine(
     builder = trt.Builder(messages)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     _parse(trt, network, messages, graph)
+    found = {network.get_input(i).name for i in range(network.num_inputs)}
+    if found != profiles[0].keys():
+        raise BuildError(f"{out.stem}: the network has the inputs {sorted(found)}, the specs {sorted(profiles[0])}")
     config = builder.create_builder_config()
     _configure(trt, config, flavour, target.options)
     for shapes in profiles:

@@ -130,7 +130,7 @@ class PromptEncoder:
     ) -> None:
         self._engines, self._tokenizers, self._speech = engines, tokenizers, speech
         self._device = device or HostDevice()
-        self._graphs = graphs or Graphs(self._device)
+        self._graphs = graphs or Graphs(engines, self._device)
         self.encode = lru_cache(CACHED_PROMPTS)(self._encode)
 
     def _encode(
@@ -170,8 +170,8 @@ class PromptEncoder:
             return (self.generate(projected["projected_states"], projected["projected_mask"], max_new_tokens),)
 
         if max_new_tokens <= CAPTURED_TOKENS:
-            engine = self._engines["language_model"]
-            (generated,) = self._graphs.run(f"generate {max_new_tokens}", engine, work, clap, states, mask)
+            name = f"generate {max_new_tokens}"
+            (generated,) = self._graphs.run(name, "language_model", work, clap, states, mask)
         else:
             (generated,) = work(clap, states, mask)
         return Conditioning(prompt_embeds=states, attention_mask=mask, generated_prompt_embeds=generated)
@@ -240,7 +240,7 @@ class PromptEncoder:
         def work(ids: Array, mask: Array) -> tuple[Array]:
             return (self._run(name, input_ids=ids, attention_mask=mask)[output],)
 
-        (states,) = self._graphs.run(name, self._engines[name], work, ids, mask)
+        (states,) = self._graphs.run(name, name, work, ids, mask)
         return states
 
     def _run(self, name: str, **feeds: Array) -> Mapping[str, Array]:

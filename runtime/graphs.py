@@ -1,7 +1,7 @@
 """Work of a call that a GPU replays: captured when its shapes come a second time."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from runtime.device import Array, Device, Replay
@@ -25,13 +25,14 @@ class Graphs:
     nothing can be captured it is just called.
     """
 
-    def __init__(self, device: Device, *, enabled: bool = True) -> None:
-        self._device, self._enabled = device, enabled and device.name != "cpu"
+    def __init__(self, engines: Mapping[str, Engine], device: Device, *, enabled: bool = True) -> None:
+        self._engines, self._device = engines, device
+        self._enabled = enabled and device.name != "cpu"
         self._known: OrderedDict[tuple[object, ...], _Captured | None] = OrderedDict()
 
-    def run(self, name: str, engine: Engine, function: Callable[..., Arrays], *arrays: Array) -> Arrays:
-        """`function(*arrays)`; the results are the caller's own. Captured only if `engine`, which it runs, can be."""
-        if not self._enabled or not engine.capturable:
+    def run(self, name: str, engine: str, function: Callable[..., Arrays], *arrays: Array) -> Arrays:
+        """`function(*arrays)`; the results are the caller's own. Captured only if the engine that it runs can be."""
+        if not self._enabled or not self._engines[engine].capturable:
             return function(*arrays)
         key = (name, *((array.shape, array.dtype.name) for array in arrays))
         captured = self._known.get(key)

@@ -52,7 +52,7 @@ class AudioLDM2Pipeline:
         tokenizers = {name: TextTokenizer(bundle.path(t.file), t) for name, t in bundle.manifest.tokenizers.items()}
         speech = bundle.manifest.speech
         vits = None if speech is None else VitsTokenizer(bundle.path(speech.file), speech)
-        self._graphs = Graphs(self._device, enabled=not low_memory)
+        self._graphs = Graphs(self._engines, self._device, enabled=not low_memory)
         self._encoder = PromptEncoder(self._engines, tokenizers, self._device, vits, self._graphs)
         self._denoiser = Denoiser(self._engines, self._device, replay=not low_memory)
 
@@ -104,9 +104,9 @@ class AudioLDM2Pipeline:
         if to_latents:
             return self._output(self._finished(latents), request, given, stage)
         with stage("decode"):
-            (mel,) = self._graphs.run("decode", self._engines["vae_decoder"], self._decode, latents)
+            (mel,) = self._graphs.run("decode", "vae_decoder", self._decode, latents)
         with stage("vocode"):
-            (rows,) = self._graphs.run("vocode", self._engines["vocoder"], self._vocode, mel)
+            (rows,) = self._graphs.run("vocode", "vocoder", self._vocode, mel)
             audios = self._finished(rows[:, : request.samples])  # (rows, samples)
         if not request.ranked:
             return self._output(audios, request, given, stage)

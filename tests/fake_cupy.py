@@ -114,18 +114,38 @@ def unwrap(value: Any) -> Any:
     return value
 
 
+class PooledBlock(Block):
+    """A block that goes back to its pool, as it is, when nothing refers to it any more."""
+
+    def __init__(self, memory: Any, free: list[Any]) -> None:
+        self.bytes, self.offset = memory, -memory.ctypes.data % 512
+        weakref.finalize(self, free.append, memory)
+
+
 class Pool:
-    """Memory that lives as long as its pool."""
+    """Memory that is given out again, the smallest that fits first; overwritten when the pool dies."""
 
     def __init__(self) -> None:
-        self.blocks: list[Block] = []
+        self.free: list[Any] = []
+        self.all: list[Any] = []
+        weakref.finalize(self, _overwrite, self.all)
 
     def malloc(self, size_bytes: int) -> Block:
-        self.blocks.append(Block(size_bytes))
-        return self.blocks[-1]
+        wanted = max(size_bytes, 1) + 512
+        fitting = [i for i, memory in enumerate(self.free) if memory.size >= wanted]
+        if fitting:
+            return PooledBlock(self.free.pop(min(fitting, key=lambda i: self.free[i].size)), self.free)
+        self.all.append(np.full(wanted, 0xFF, np.uint8))
+        heap.append(self.all[-1])
+        return PooledBlock(self.all[-1], self.free)
 
     def free_bytes(self) -> int:
         return 0
+
+
+def _overwrite(memories: list[Any]) -> None:
+    for memory in memories:
+        memory.fill(0xFF)
 
 
 class Event:

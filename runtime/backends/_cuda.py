@@ -36,6 +36,7 @@ class CudaDevice:
         self._device = self._cupy.cuda.Device(index)
         with self._device:
             self._stream = self._cupy.cuda.Stream(non_blocking=True)
+            self._graph_pool = self._cupy.cuda.MemoryPool()
         self._watched: list[tuple[str, Array]] = []
 
     @property
@@ -86,12 +87,12 @@ class CudaDevice:
     def capture(self, work: Callable[[], None]) -> Replay:
         """Capture `work` in a CUDA graph. It runs once before, so that libraries have loaded what they need.
 
-        What it allocates comes from a pool of the graph's own, which lives as long as the graph: no address in it is
-        ever given to somebody else. What it watches is watched again at each replay.
+        What it allocates comes from a pool that serves graphs alone: memory that is free again after a capture goes to
+        the next one, and to nobody else. Graphs run one after the other, so they can share it; what outlives a replay
+        is referred to and thus not free. What `work` watches is watched again at each replay.
         """
         before, self._watched = self._watched, []
-        pool = self._cupy.cuda.MemoryPool()
-        with self._cupy.cuda.using_allocator(pool.malloc):
+        with self._cupy.cuda.using_allocator(self._graph_pool.malloc):
             try:
                 work()
                 self._watched.clear()
@@ -103,7 +104,7 @@ class CudaDevice:
             finally:
                 watched, self._watched = self._watched, before
 
-        def replay(pool: Any = pool) -> None:  # noqa: ARG001  the pool lives as long as the graph
+        def replay() -> None:
             graph.launch(self._stream)
             self._watched += watched
 
