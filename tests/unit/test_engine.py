@@ -8,8 +8,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from runtime.backends.fake import FakeEngine
+from runtime.device import open_device
 from runtime.engine import Engine, TensorSpec, load_engine
-from runtime.errors import EngineError
+from runtime.errors import EngineError, InputError
 from tests.unit.helpers import raises_line
 
 INPUTS = {
@@ -179,9 +180,20 @@ def test_ort_after_close(graph: Path) -> None:
         engine.run(feeds())
 
 
-def test_ort_runs_on_the_cpu_only(graph: Path) -> None:
-    with raises_line(EngineError, "masked_sum.onnx", "'cuda'", "'cpu'"):
-        load_engine(graph, backend="onnxruntime", inputs=INPUTS, outputs=OUTPUTS, device="cuda")
+def test_private_modules_are_no_backends(graph: Path) -> None:
+    with raises_line(EngineError, "unknown backend '_cuda'; this version has fake, onnxruntime, tensorrt"):
+        load_engine(graph, backend="_cuda", inputs=INPUTS, outputs=OUTPUTS)
+
+
+def test_tensorrt_runs_on_a_gpu_only(graph: Path) -> None:
+    with raises_line(EngineError, "masked_sum.onnx", "run on a GPU, not on device 'cpu'"):
+        load_engine(graph, backend="tensorrt", inputs=INPUTS, outputs=OUTPUTS)
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "CPU", "cuda:-1", ""])
+def test_unknown_devices(name: str) -> None:
+    with raises_line(InputError, f"unknown device '{name}'", "cuda:N"):
+        open_device(name)
 
 
 @pytest.mark.parametrize("backend", ["tensorflow", "", "os", "../fake"])
