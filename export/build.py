@@ -137,7 +137,7 @@ def _build_engine(checkpoint: Checkpoint, folder: Path, name: str, target: Targe
         if target.precision != "fp32":
             model = read_model(graph)
             islands = measure_islands(name, component, model, target.precision, report)
-            save(convert(model, target.precision, component.islands).model, Path(work), name)
+            save(convert(model, target.precision, component.islands_in(target.precision)).model, Path(work), name)
         report(f"{name}: exported in {time.perf_counter() - start:.1f} s")
         job = Job(
             name=name,
@@ -149,7 +149,7 @@ def _build_engine(checkpoint: Checkpoint, folder: Path, name: str, target: Targe
             folder=folder,
             report=report,
             model=model,
-            islands=component.islands,
+            islands=component.islands_in(target.precision),
         )
         maker = importlib.import_module(MAKERS[target.backend])
         return msgspec.structs.replace(maker.make_engine(job), islands=islands)

@@ -42,7 +42,7 @@ def measure_islands(
     name: str, component: Component, model: ModelProto, precision: str, report: Callable[[str], None]
 ) -> tuple[Island, ...]:
     """Each island's price and worth, at the component's first size: the error with all, and with all but this one."""
-    found = {key: pattern for key, pattern in component.islands.items() if any(matches(model, pattern))}
+    found = {key: pattern for key, pattern in component.islands_in(precision).items() if any(matches(model, pattern))}
     if not found:
         return ()
     seed = torch.seed() % 2**31

@@ -26,9 +26,9 @@ class Component:
     axis that grows with the latent height, and by which factor.
 
     `islands` are the parts of a half-precision graph that stay in float32: name to a pattern that is searched in
-    "OpType node name" (see `export.precision`). `typical` has the sizes of the commonest call, `limits` bounds of axes
-    for engines whose shapes have to be bound. `fuse_attention` is called before a graph is traced for a compiler that
-    fuses whole attentions.
+    "OpType node name" (see `export.precision`); `bf16_islands` join them in BF16. `typical` has the sizes of the
+    commonest call, `limits` bounds of axes for engines whose shapes have to be bound. `fuse_attention` is called before
+    a graph is traced for a compiler that fuses whole attentions.
     """
 
     module: torch.nn.Module
@@ -38,9 +38,14 @@ class Component:
     sizes: tuple[Sizes, ...]
     grows_with: tuple[str, int] | None = None
     islands: Mapping[str, str] = field(default_factory=lambda: NORMS)
+    bf16_islands: Mapping[str, str] = field(default_factory=dict)
     typical: Sizes = field(default_factory=dict)
     limits: Sizes = field(default_factory=dict)
     fuse_attention: Callable[[], None] | None = None
+
+    def islands_in(self, precision: str) -> dict[str, str]:
+        """The islands of a graph in `precision`."""
+        return {**self.islands, **(self.bf16_islands if precision == "bf16" else {})}
 
     def dynamic_axes(self) -> dict[str, dict[int, str]]:
         """Axes whose size may vary, in the form that torch.onnx wants."""

@@ -40,6 +40,7 @@ def vocoder(checkpoint: Checkpoint) -> Component:
             {"batch": 3, "frames": 13},
         ),
         grows_with=("frames", audio.vae_scale_factor),
+        bf16_islands={"transposed convolutions": "^ConvTranspose "},  # TensorRT has none in BF16
         typical={"batch": 1, "frames": typical},
         limits={"frames": WINDOW_FRAMES + 2 * audio.vocoder_context_frames},
     )

@@ -13,9 +13,12 @@ import pytest
 from onnx import TensorProto, helper
 
 from export.__main__ import main
+from export.checkpoint import Checkpoint
 from export.components import COMPONENTS
-from export.engines_tensorrt import build_engine
+from export.engines_tensorrt import build_engine, shape_profiles
 from export.errors import BuildError
+from export.onnx import export_onnx, save
+from export.precision import convert, read_model
 from export.target import Target, TensorRTOptions
 from runtime.bundle import Bundle
 from tests.unit.helpers import raises_line
@@ -165,6 +168,17 @@ def test_a_capability_that_the_library_does_not_know(small_graph: Any, tmp_path:
         build_engine(small_graph("Tanh"), tmp_path / "e", PROFILE, target, tmp_path)
 
 
+def test_the_vocoder_is_built_in_bf16(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    """TensorRT has no transposed convolution in BF16: an island."""
+    component = COMPONENTS["vocoder"](Checkpoint(checkpoint(NAME), NAME))
+    model = read_model(tmp_path / export_onnx(component, tmp_path, "vocoder")[0])
+    save(convert(model, "bf16", component.islands_in("bf16")).model, tmp_path, "vocoder")
+    profiles = shape_profiles(component.inputs, component.typical, {"batch": 4, **component.limits})
+    target = Target(backend="tensorrt-rtx", precision="bf16")
+    build_engine(tmp_path / "vocoder.onnx", tmp_path / "vocoder.engine", profiles, target, tmp_path)
+    assert (tmp_path / "vocoder.engine").stat().st_size > 2 * sum(p.numel() for p in component.module.parameters())
+
+
 def test_what_needs_a_gpu_is_refused_in_the_librarys_words(built: Path, tmp_path: Path) -> None:
     """Refittable RTX engines cannot be built without a GPU."""
     weight = helper.make_tensor("w", TensorProto.FLOAT, [4, 4], np.random.default_rng().random(16))
@@ -189,6 +203,4 @@ def test_ctrl_c_ends_a_build(small_graph: Any, tmp_path: Path, monkeypatch: pyte
 
 
 def _open(bundle: Bundle) -> Any:
-    from export.checkpoint import Checkpoint
-
     return Checkpoint(Path(bundle.manifest.checkpoint.id), NAME)

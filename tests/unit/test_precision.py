@@ -177,9 +177,10 @@ def traced(
 @pytest.mark.parametrize("name", list(COMPONENTS))
 def test_every_component_within_its_tolerance(traced: Any, name: str, precision: str) -> None:
     component, model = traced(name)
-    for pattern in component.islands.values():
-        assert name in {"vocoder", "projection_model"} or any(matches(model, pattern))
-    with emulated(name, component, model, precision, component.islands) as engine:
+    without_norms = {"vocoder", "projection_model"}
+    patterns = [] if name in without_norms else component.islands.values()
+    assert all(any(matches(model, pattern)) for pattern in (*patterns, *component.bf16_islands.values()))
+    with emulated(name, component, model, precision, component.islands_in(precision)) as engine:
         for sizes in component.sizes:
             error = compare(component, engine, sizes, int(torch.seed() % 2**31))
             assert 1e-5 < error <= TOLERANCE[precision]  # not exact: something was rounded
