@@ -1,7 +1,8 @@
 """cupy where there is no GPU: arrays that refuse to become NumPy arrays, streams that capture, pools that reclaim.
 
 It is as strict as a GPU: an implicit copy to the host is a TypeError as in CuPy, fresh memory is NaN, freed memory is
-overwritten (what a captured graph points to has to be kept), a wait inside a capture fails. g++ compiles kernels.
+given out again (so that a graph which points to memory that is not its own spoils somebody's), a wait inside a capture
+fails. g++ compiles kernels.
 """
 
 import ctypes
@@ -23,24 +24,22 @@ class OutOfMemoryError(Exception):
 
 
 class Block:
-    """A piece of device memory; overwritten when nothing refers to it any more."""
+    """A piece of device memory; it goes back to its pool when nothing refers to it any more."""
 
-    def __init__(self, size_bytes: int) -> None:
-        self.bytes = np.full(max(size_bytes, 1) + 512, 0xFF, np.uint8)  # NaN in every float type
-        self.offset = -self.bytes.ctypes.data % 512
-        heap.append(self.bytes)  # never unmapped: a stale address reads NaN and does not crash
-        weakref.finalize(self, self.bytes.fill, 0xFF)
+    def __init__(self, memory: Any, free: list[Any]) -> None:
+        self.bytes, self.offset = memory, -memory.ctypes.data % 512
+        weakref.finalize(self, free.append, memory)
 
     @property
     def ptr(self) -> int:
-        return self.bytes.ctypes.data + self.offset
+        return int(self.bytes.ctypes.data) + self.offset
 
     def array(self, shape: tuple[int, ...], dtype: Any) -> Any:
         count = int(np.prod(shape)) * np.dtype(dtype).itemsize
         return self.bytes[self.offset : self.offset + count].view(dtype).reshape(shape)
 
 
-heap: list[Any] = []
+heap: list[Any] = []  # never unmapped: a stale address reads NaN and does not crash
 
 
 class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
@@ -65,16 +64,16 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
         return DeviceArray(self.cupy, np.asarray(self.host[key]), self.block)
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        plain = unwrap(value)
-        self.cupy.kernels.submit(lambda: self.host.__setitem__(key, plain))
+        plain, host = unwrap(value), self.host
+        self.cupy.kernels.submit(lambda: host.__setitem__(key, plain))
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name not in ("astype", "copy", "reshape", "all", "sum", "fill", "clip", "transpose", "view"):
             raise AttributeError(f"cupy arrays have no '{name}' in this project's tests")
 
         def method(*args: Any, **kwargs: Any) -> Any:
-            plain = [unwrap(arg) for arg in args]
-            return self.cupy.operation(lambda: getattr(self.host, name)(*plain, **kwargs), self.block)
+            plain, host = [unwrap(arg) for arg in args], self.host
+            return self.cupy.operation(lambda: getattr(host, name)(*plain, **kwargs), self.block)
 
         return method
 
@@ -114,14 +113,6 @@ def unwrap(value: Any) -> Any:
     return value
 
 
-class PooledBlock(Block):
-    """A block that goes back to its pool, as it is, when nothing refers to it any more."""
-
-    def __init__(self, memory: Any, free: list[Any]) -> None:
-        self.bytes, self.offset = memory, -memory.ctypes.data % 512
-        weakref.finalize(self, free.append, memory)
-
-
 class Pool:
     """Memory that is given out again, the smallest that fits first; overwritten when the pool dies."""
 
@@ -134,10 +125,13 @@ class Pool:
         wanted = max(size_bytes, 1) + 512
         fitting = [i for i, memory in enumerate(self.free) if memory.size >= wanted]
         if fitting:
-            return PooledBlock(self.free.pop(min(fitting, key=lambda i: self.free[i].size)), self.free)
-        self.all.append(np.full(wanted, 0xFF, np.uint8))
-        heap.append(self.all[-1])
-        return PooledBlock(self.all[-1], self.free)
+            memory = self.free.pop(min(fitting, key=lambda i: self.free[i].size))
+        else:
+            memory = np.empty(wanted, np.uint8)
+            self.all.append(memory)
+            heap.append(memory)
+        memory.fill(0xFF)  # NaN in every float type
+        return Block(memory, self.free)
 
     def free_bytes(self) -> int:
         return 0
@@ -197,7 +191,8 @@ class FakeCupy:
         self.capturing = False
         self.memory_left: int | None = None
         self.streams: list[Stream] = []
-        self._allocators: list[Callable[[int], Block]] = []
+        self._pool = Pool()
+        self._allocators: list[Callable[[int], Block]] = [self._pool.malloc]
         attributes = {"MultiProcessorCount": 132, "MaxThreadsPerMultiProcessor": 2048}
         device = SimpleNamespace(
             id=0,
@@ -221,7 +216,7 @@ class FakeCupy:
         )
 
     def get_default_memory_pool(self) -> Pool:
-        return Pool()
+        return self._pool
 
     def operation(self, compute: Callable[[], Any], block: Block | None = None) -> Any:
         """The result of `compute`, which a replay computes again into the same memory."""
@@ -234,7 +229,8 @@ class FakeCupy:
         if isinstance(block, Block) and np.may_share_memory(result, block.bytes):
             return DeviceArray(self, result, block)  # a view
         made = self.empty(result.shape, result.dtype)
-        self.kernels.submit(lambda: made.host.__setitem__(..., compute()))
+        host = made.host  # a graph keeps addresses, not arrays
+        self.kernels.submit(lambda: host.__setitem__(..., compute()))
         return made
 
     def wait(self) -> None:
@@ -269,7 +265,8 @@ class FakeCupy:
         return self._filled(np.arange(*args, **kwargs))
 
     def RawKernel(self, code: str, name: str, options: Any = ()) -> Any:  # noqa: N802  as in CuPy
-        return self.kernels.RawKernel(code, name, options)
+        kernel = self.kernels.RawKernel(code, name, options)
+        return lambda grid, block, args: kernel(grid, block, tuple(map(unwrap, args)))
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(np, name)
@@ -279,7 +276,8 @@ class FakeCupy:
 
     def _filled(self, values: Any) -> DeviceArray:
         made = self.empty(values.shape, values.dtype)
-        self.kernels.submit(lambda: made.host.__setitem__(..., values))
+        host = made.host
+        self.kernels.submit(lambda: host.__setitem__(..., values))
         return made
 
     def _alloc(self, size_bytes: int) -> Block:
@@ -287,7 +285,7 @@ class FakeCupy:
             self.memory_left -= size_bytes
             if self.memory_left < 0:
                 raise OutOfMemoryError(f"Out of memory allocating {size_bytes:,} bytes")
-        return self._allocators[-1](size_bytes) if self._allocators else Block(size_bytes)
+        return self._allocators[-1](size_bytes)
 
     @contextmanager
     def _using(self, allocator: Callable[[int], Block]) -> Iterator[None]:
