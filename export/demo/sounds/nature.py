@@ -61,7 +61,8 @@ def wind(take: Take) -> Samples:
 
 def rain(take: Take) -> Samples:
     """Many drops over a steady hiss; `rate_hz` drops a second."""
-    out = 0.12 * shaped_noise(take.rng, take.samples, lambda hz: resonance(5000, 5000)(hz) * (hz > 800))
+    hiss = shaped_noise(take.rng, take.samples, lambda hz: resonance(5000, 5000)(hz) * (hz > 800))
+    out = 0.01 * np.sqrt(take.rate_hz) * hiss
     drops = [_drop(take.rng) for _ in range(12)]
     for start_s in take.rng.uniform(0, take.seconds, round(take.rate_hz * take.seconds)):
         add_at(out, drops[take.rng.integers(12)] * take.rng.uniform(0.2, 1.0), float(start_s))
@@ -96,7 +97,8 @@ def waves(take: Take) -> Samples:
 
 def fire(take: Take) -> Samples:
     """Crackles of all sizes at random times over a low roar; `rate_hz` crackles a second."""
-    out = 0.06 * shaped_noise(take.rng, take.samples, lambda hz: 1 / (1 + (hz / 250) ** 2))
+    roar = shaped_noise(take.rng, take.samples, lambda hz: 1 / (1 + (hz / 250) ** 2))
+    out = 0.012 * np.sqrt(take.rate_hz) * roar
     for start_s in take.rng.uniform(0, take.seconds, round(take.rate_hz * take.seconds)):
         length_s = float(take.rng.uniform(0.004, 0.02))
         crackle = take.rng.uniform(-1, 1, seconds_to_samples(length_s)) * decay(length_s, length_s)

@@ -102,7 +102,8 @@ def plucked(rng: np.random.Generator, pitch_hz: float, seconds: float, decay_s: 
     loss = 10 ** (-3 / (decay_s * pitch_hz))
     burst = rng.uniform(-1, 1, max(2, round(period)))
     loop = loss * np.exp(-1j * omega * (period - 0.5)) * (1 + np.exp(-1j * omega)) / 2
-    string: Samples = np.fft.irfft(np.fft.rfft(burst - burst.mean(), size) / (1 - loop), size)[:n]
+    finger = 1 / (1 + (bins_hz(size) / (6 * pitch_hz)) ** 2)  # soft: without it high and low strings are as bright
+    string: Samples = np.fft.irfft(np.fft.rfft(burst - burst.mean(), size) * finger / (1 - loop), size)[:n]
     return string * fade(n, 0.0, 0.02)
 
 
