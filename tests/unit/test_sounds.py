@@ -1,18 +1,12 @@
 """The sounds are what their captions say, as far as that can be measured; training never sees what evaluation draws."""
 
-import json
 import re
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
-import soundfile
 
 from export.demo.sounds import (
     CLASSES,
@@ -23,84 +17,31 @@ from export.demo.sounds import (
     Split,
     draw,
     generator,
-    programs,
 )
-from export.demo.sounds.__main__ import main
 from export.demo.sounds.captions import ADJECTIVES, TEMPLATES, true_adjectives
 from export.demo.sounds.clip import SOUNDS
 from export.demo.sounds.settings import BANDS, HELD_OUT, HIGH_BANDS, LOW_BANDS, band, draw_quantile
-from runtime.errors import InputError, MissingDependencyError
+from runtime.errors import InputError
+from tests.unit.hearing import (
+    centroid_hz,
+    check_clip,
+    crackling,
+    modulation_hz,
+    repeats_hz,
+    rms,
+    sounding_s,
+    spectrogram,
+)
 from tests.unit.helpers import ROOT, raises_line
 
-SECONDS = 2.56
-NEEDS_ESPEAK = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not here")
-NEEDS_FLUIDSYNTH = pytest.mark.skipif(
-    shutil.which("fluidsynth") is None or not programs.SOUND_FONT.exists(), reason="fluidsynth or its font is not here"
-)
 SCATTERED = ("fire",)  # crackles at random times: more of them are denser, not quicker
 BUZZING = ("engine", "pulse_train", "helicopter")  # too fast for frames
-Signal = npt.NDArray[np.float64]
 
 
 @cache
 def clips(name: str, split: Split = "train") -> tuple[Clip, ...]:
     rng = generator(name, seed=1)
     return tuple(draw(name, rng, split) for _ in range(16 if split == "train" else 5))
-
-
-@pytest.fixture
-def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for cached in (programs.notes, programs.spoken):
-        cached.cache_clear()
-    yield tmp_path
-    for cached in (programs.notes, programs.spoken):
-        cached.cache_clear()
-
-
-def spectrogram(audio: npt.NDArray[np.float32], hop: int = 80) -> Signal:
-    """(frames, 257) power, frames of 32 ms."""
-    frames = np.lib.stride_tricks.sliding_window_view(audio.astype(np.float64), 512)[::hop]
-    return np.abs(np.fft.rfft(frames * np.hanning(512))) ** 2
-
-
-def centroid_hz(power: Signal) -> float:
-    """Of (frames, bins) or (bins,): the mean frequency, in octaves as pitch is heard, weighed by amplitude."""
-    weights = np.sqrt(power.reshape(-1, power.shape[-1]).mean(axis=0))[1:]
-    octaves = np.log2(np.arange(1, len(weights) + 1) * SAMPLE_RATE_HZ / 2 / len(weights))
-    return float(2 ** np.average(octaves, weights=weights))
-
-
-def modulation_hz(audio: npt.NDArray[np.float32]) -> float:
-    """How fast the loudness in the bands of the spectrum changes: the centroid of its fluctuation."""
-    bands = np.log(spectrogram(audio)[:, 1:].reshape(-1, 32, 8).mean(axis=2) + 1e-4)
-    moving = (np.abs(np.fft.rfft(bands - bands.mean(axis=0), axis=0)) ** 2).sum(axis=1)
-    hz = np.fft.rfftfreq(len(bands), 80 / SAMPLE_RATE_HZ)
-    return float(2 ** np.average(np.log2(hz[1:]), weights=moving[1:]))
-
-
-def sounding_s(audio: npt.NDArray[np.float32]) -> float:
-    """From the first to the last moment that is not 40 dB below the peak."""
-    heard = np.flatnonzero(np.abs(audio) > 0.01 * np.abs(audio).max())
-    return float(heard[-1] - heard[0]) / SAMPLE_RATE_HZ
-
-
-def repeats_hz(audio: npt.NDArray[np.float32]) -> float:
-    """The strongest frequency, from 5 to 90 Hz, of the envelope."""
-    envelope = np.square(audio.astype(np.float64))
-    spectrum = np.abs(np.fft.rfft(envelope - envelope.mean(), 2**18))
-    hz = np.arange(len(spectrum)) * SAMPLE_RATE_HZ / 2**18
-    return float(hz[np.argmax(spectrum * ((hz > 5) & (hz < 90)))])
-
-
-def crackling(audio: npt.NDArray[np.float32]) -> float:
-    """The share of frames of 5 ms that are 6 dB above the median one."""
-    power = np.square(audio[: len(audio) // 80 * 80]).reshape(-1, 80).mean(axis=1)
-    return float(np.mean(power > 4 * np.median(power)))
-
-
-def rms(audio: npt.NDArray[np.float32]) -> float:
-    return float(np.sqrt(np.mean(audio.astype(np.float64) ** 2)))
 
 
 def said(clip: Clip) -> set[str]:
@@ -130,18 +71,6 @@ def test_clips_are_audible_and_of_the_right_length(name: str) -> None:
     for clip in clips(name) + clips(name, "held_out"):
         check_clip(clip)
     assert len({clip.caption for clip in clips(name)}) > 10
-
-
-def check_clip(clip: Clip, seconds: float = SECONDS) -> None:
-    assert clip.audio.shape == (round(seconds * SAMPLE_RATE_HZ),)
-    assert clip.audio.dtype == np.float32
-    assert np.isfinite(clip.audio).all()
-    assert np.abs(clip.audio).max() < 1
-    assert rms(clip.audio) > 0.02
-    assert rms(clip.audio) == pytest.approx(clip.settings["level_rms"], rel=1e-4)
-    assert "{" not in clip.caption
-    assert "  " not in clip.caption
-    assert not re.search(r"\ba [aeio]|\ban [^aeiou]", clip.caption)
 
 
 @pytest.mark.parametrize("name", SYNTHESISED_CLASSES)
@@ -281,93 +210,6 @@ def test_wrong_arguments_are_named() -> None:
         draw("siren", rng, split="test")  # type: ignore[arg-type]
     with raises_line(InputError, "0.5", "2 to 30"):
         draw("siren", rng, seconds=0.5)
-
-
-@pytest.mark.parametrize(("name", "program"), [("piano", "fluidsynth"), ("male_speech", "espeak-ng")])
-def test_a_missing_program_is_named(
-    name: str, program: str, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shutil, "which", lambda _: None)
-    with raises_line(MissingDependencyError, program, f"apt-get install {program}"):
-        draw(name, generator(name, 0))
-
-
-def test_a_missing_sound_font_is_named(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
-    monkeypatch.setattr(programs, "SOUND_FONT", empty_cache / "none.sf2")
-    with raises_line(MissingDependencyError, "none.sf2", "fluid-soundfont-gm"):
-        draw("violin", generator("violin", 0))
-
-
-@NEEDS_ESPEAK
-@pytest.mark.parametrize("name", ["male_speech", "female_speech"])
-def test_speech(name: str, empty_cache: Path) -> None:
-    rng = generator(name, 0)
-    made = [draw(name, rng, SPLITS[k % 2]) for k in range(8)]
-    for clip in made:
-        check_clip(clip)
-        assert str(clip.settings["word"]) in clip.caption
-        assert 0.1 < sounding_s(clip.audio) < 1.5
-    kept = list(empty_cache.rglob("*.wav"))
-    assert 1 <= len(kept) <= 8
-    programs.spoken.cache_clear()
-    again = draw(name, generator(name, 0))
-    assert np.array_equal(again.audio, made[0].audio)
-    assert sorted(empty_cache.rglob("*.wav")) == sorted(kept)
-
-
-@NEEDS_ESPEAK
-def test_speech_is_high_and_fast_as_asked(empty_cache: Path) -> None:
-    slow, fast = (programs.spoken("en-us+m3", "goodbye", 40, rate) for rate in (100, 280))
-    assert len(fast) < 0.7 * len(slow)
-    for pitch, expected_hz in ((0, 80), (99, 172)):
-        voice = programs.spoken("en-us+m3", "mama mama mama", pitch, 120)[2000:10_000]
-        spectrum = np.abs(np.fft.rfft(voice, 2**16)) ** 2
-        echo = np.fft.irfft(spectrum)[SAMPLE_RATE_HZ // 250 : SAMPLE_RATE_HZ // 60]
-        assert SAMPLE_RATE_HZ / (np.argmax(echo) + SAMPLE_RATE_HZ // 250) == pytest.approx(expected_hz, rel=0.15)
-
-
-@NEEDS_FLUIDSYNTH
-@pytest.mark.parametrize("name", ["flute", "piano"])
-def test_instruments_are_in_tune(name: str, empty_cache: Path) -> None:
-    rng = generator(name, 0)
-    for k in range(6):
-        clip = draw(name, rng, SPLITS[k % 2])
-        check_clip(clip)
-        spectrum = np.abs(np.fft.rfft(clip.audio, 2**17))
-        harmonic = np.argmax(spectrum) * SAMPLE_RATE_HZ / 2**17 / float(clip.settings["pitch_hz"])
-        assert harmonic == pytest.approx(round(harmonic), rel=0.015)
-    assert len(list(empty_cache.rglob("*.wav"))) == 1
-
-
-def test_a_midi_file_has_a_note_a_band() -> None:
-    song = programs.midi(40, 57)
-    assert song.startswith(b"MThd")
-    assert int.from_bytes(song[18:22], "big") == len(song) - 22
-    assert [song.count(bytes((0x90, 57 + k, 100))) for k in range(BANDS)] == [1] * BANDS
-
-
-def test_the_command_writes_files_and_captions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["--out", str(tmp_path), "--per-class", "2", "--seed", "3", "--only", "siren", "rain"]
-    assert main(command) == 0
-    assert "4 clips" in capsys.readouterr().out
-    lines = [json.loads(line) for line in (tmp_path / "captions.jsonl").read_text().splitlines()]
-    assert [line["class"] for line in lines] == ["siren", "siren", "rain", "rain"]
-    for line in lines:
-        audio, rate_hz = soundfile.read(tmp_path / line["file"], dtype="float32")
-        assert rate_hz == SAMPLE_RATE_HZ
-        assert rms(audio) == pytest.approx(line["settings"]["level_rms"], rel=0.01)
-    first = (tmp_path / lines[0]["file"]).read_bytes()
-    assert main(command) == 0
-    assert (tmp_path / lines[0]["file"]).read_bytes() == first
-
-
-def test_the_command_says_what_is_missing(
-    tmp_path: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(shutil, "which", lambda _: None)
-    assert main(["--out", str(tmp_path), "--only", "piano"]) == 1
-    assert capsys.readouterr().err.strip().endswith("apt-get install fluidsynth fluid-soundfont-gm")
 
 
 def test_sounds_need_neither_torch_nor_scipy() -> None:

@@ -1,4 +1,7 @@
-"""What a clip is called: a template, a noun of its class and adjectives that are true of its settings."""
+"""What a clip is called: a template, a noun of its class and adjectives that are true of its settings.
+
+Adjectives compare a clip with the others of its class: a low flute is higher than a high tuba.
+"""
 
 import re
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
 """Sounds that other programs make: notes by fluidsynth and words by espeak-ng, rendered once into the user's cache.
 
-A cache entry's name is a hash of the program's version, its flags, its input and the sound font.
+A cache entry's name is a hash of the program's version, its flags, its input, and the sound font's path and size.
 """
 
 import functools

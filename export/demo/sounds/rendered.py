@@ -36,9 +36,9 @@ INSTRUMENTS: dict[str, Sound] = {
 }
 SPEECH: dict[str, Sound] = {
     "male_speech": _voice(
-        "male", (88, 168), "a {adjectives}male voice saying {word}", "a man saying {word} in a {adjectives}voice"
+        "male", (88, 168), "a {adjectives}male voice saying {word}", "a {adjectives}man's voice saying {word}"
     ),
     "female_speech": _voice(
-        "female", (158, 320), "a {adjectives}female voice saying {word}", "a woman saying {word} in a {adjectives}voice"
+        "female", (158, 320), "a {adjectives}female voice saying {word}", "a {adjectives}woman's voice saying {word}"
     ),
 }
