@@ -70,7 +70,7 @@ def notes(program: int, lowest: int) -> Samples:
     if not SOUND_FONT.exists():
         raise MissingDependencyError(f"the sound font {SOUND_FONT} is not here: {INSTALL_FLUIDSYNTH}")
     song = midi(program, lowest)
-    flags = ("-ni", "-q", "-R", "0", "-C", "0", "-g", "0.5", "-r", str(RENDER_RATE_HZ), "-O", "s16", "-T", "wav")
+    flags = ("-ni", "-q", "-R", "0", "-C", "0", "-g", "1.5", "-r", str(RENDER_RATE_HZ), "-O", "s16", "-T", "wav")
     font = f"{SOUND_FONT} {SOUND_FONT.stat().st_size}"
 
     def render(wav: Path) -> None:
