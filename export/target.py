@@ -131,7 +131,7 @@ def build_keys(checkpoint: Checkpoint, target: Target, versions: Mapping[str, st
 
 def _sources() -> list[Path]:
     """The export stage's own files, but for the maker of demo checkpoints: its weights count, not how they came."""
-    return sorted(path for path in _ROOT.glob("export/**/*.py") if "demo" not in path.parts)
+    return sorted(path for path in _ROOT.glob("export/**/*.py") if not path.is_relative_to(_ROOT / "export/demo"))
 
 
 _ROOT = Path(__file__).resolve().parent.parent

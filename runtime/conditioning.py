@@ -42,10 +42,6 @@ class Conditioning:
         """The same in arrays of `xp`."""
         return Conditioning(*(xp.asarray(array) for array in self._arrays()))
 
-    def padded_to(self, multiple: int) -> "Conditioning":
-        """The same with masked tokens up to a multiple."""
-        return self.padded(-(-self.attention_mask.shape[1] // multiple) * multiple)
-
     def padded(self, length: int) -> "Conditioning":
         """The same with masked tokens up to `length`."""
         missing = length - self.attention_mask.shape[1]

@@ -50,7 +50,7 @@ class Denoiser:
             return
         draws = [self._device.xp.asarray(randn(sample.shape)) for _ in range(noisy_steps(plan))]
         noise = np.stack(draws) if draws else None
-        step = self._step(unet, plan, sample, conditioning.padded_to(TOKEN_MULTIPLE), guidance_scale, noise)
+        step = self._step(unet, plan, sample, padded(unet, conditioning), guidance_scale, noise)
         for row in plan.steps:
             step.replay()
             yield self._device.watch(f"unet (timestep {row.timestep:g})", step.sample)
@@ -84,7 +84,7 @@ class Denoiser:
         """The captured step of these shapes, ready at the first row of the plan."""
         feeds = _feeds(unet, conditioning)
         shapes = tuple((name, array.shape) for name, array in feeds.items())
-        key = (sample.shape, shapes, guidance_scale is None, noisy_steps(plan), plan.depth > FusedSteps.room)
+        key = (sample.shape, shapes, guidance_scale is None, noisy_steps(plan), max(plan.depth, FusedSteps.room))
         step = self._captured.pop(key, None)
         if step is None:
             fused = FusedSteps(self._device.xp, plan, sample.copy(), guidance_scale, noise)
@@ -116,6 +116,16 @@ class _CapturedStep:
         self.fused.sample[...] = sample
         for name, array in feeds.items():
             self.feeds[name][...] = array
+
+
+def padded(unet: Engine, conditioning: Conditioning) -> Conditioning:
+    """The conditioning with masked tokens up to a multiple of TOKEN_MULTIPLE, or to the most that the UNet takes."""
+    spec = unet.inputs.get("encoder_attention_mask_1")
+    if spec is None:  # it does not see these tokens
+        return conditioning
+    tokens = conditioning.attention_mask.shape[1]
+    longer, most = -(-tokens // TOKEN_MULTIPLE) * TOKEN_MULTIPLE, spec.max_shape[1]
+    return conditioning.padded(longer if most is None else max(min(longer, most), tokens))
 
 
 def _capture(
