@@ -24,7 +24,48 @@ def emulated(
     name: str, component: Component, model: ModelProto, precision: str, islands: Mapping[str, str]
 ) -> Iterator[Engine]:
     """An engine that computes on the CPU what the typed graph computes on a GPU, every half tensor rounded."""
+    with _trial(name, component, model, precision, islands) as (engine, _, _):
+        yield engine
+
+
+def measure_islands(
+    name: str, component: Component, model: ModelProto, precision: str, report: Callable[[str], None]
+) -> tuple[Island, ...]:
+    """Each island's price and worth, at the component's first size: the error with all, and with all but this one."""
+    patterns = component.islands_in(precision)
+    found = {key: pattern for key, pattern in patterns.items() if any(matches(model, pattern))}
+    if not found:
+        return ()
+    seed = torch.seed() % 2**31
+
+    def measure(islands: Mapping[str, str]) -> tuple[float, int, int]:
+        with _trial(name, component, model, precision, islands) as (engine, nodes, extra_bytes):
+            return compare(component, engine, component.sizes[0], seed), nodes, extra_bytes
+
+    best, all_nodes, all_bytes = measure(found)
+    table = []
+    for key, pattern in found.items():
+        error, nodes, extra = measure({other: found[other] for other in found if other != key})
+        nodes, extra = all_nodes - nodes, all_bytes - extra
+        report(
+            f"  {name}: {key} in fp32: relative error {best:.1e}, {error:.1e} if it were {precision}; "
+            f"{nodes} nodes, {extra / 1e6:.1f} MB"
+        )
+        finite = error if math.isfinite(error) else None
+        island = Island(
+            name=key, pattern=pattern, nodes=nodes, extra_bytes=extra, error_with=best, error_without=finite
+        )
+        table.append(island)
+    return tuple(table)
+
+
+@contextmanager
+def _trial(
+    name: str, component: Component, model: ModelProto, precision: str, islands: Mapping[str, str]
+) -> Iterator[tuple[Engine, int, int]]:
+    """The emulating engine, the number of nodes in float32 and the bytes that their weights take on top of half."""
     typed = convert(model, precision, islands, emulate=True)
+    nodes, extra_bytes = typed.float_nodes, typed.extra_bytes
     kept = {tensor.name for tensor in model.graph.input}
     inputs = {key: spec for key, spec in component.inputs.items() if key in kept}
     options = onnxruntime.SessionOptions()
@@ -32,42 +73,8 @@ def emulated(
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # none may undo a rounding
     with TemporaryDirectory() as work:
         files = save(typed.model, Path(work), name)
+        del typed  # as large as the session's own weights
         session = onnxruntime.InferenceSession(str(Path(work, files[0])), options, providers=["CPUExecutionProvider"])
         engine = OrtEngine(name, session, inputs, component.outputs)
-        yield engine
+        yield engine, nodes, extra_bytes
         engine.close()
-
-
-def measure_islands(
-    name: str, component: Component, model: ModelProto, precision: str, report: Callable[[str], None]
-) -> tuple[Island, ...]:
-    """Each island's price and worth, at the component's first size: the error with all, and with all but this one."""
-    found = {key: pattern for key, pattern in component.islands_in(precision).items() if any(matches(model, pattern))}
-    if not found:
-        return ()
-    seed = torch.seed() % 2**31
-    everything = _error(name, component, model, precision, found, seed)
-    full = convert(model, precision, found)
-    table = []
-    for key, pattern in found.items():
-        others = {other: found[other] for other in found if other != key}
-        error, without = _error(name, component, model, precision, others, seed), convert(model, precision, others)
-        nodes, extra = full.float_nodes - without.float_nodes, full.extra_bytes - without.extra_bytes
-        report(
-            f"  {name}: {key} in fp32: relative error {everything:.1e}, {error:.1e} if it were {precision}; "
-            f"{nodes} nodes, {extra / 1e6:.1f} MB"
-        )
-        finite = error if math.isfinite(error) else None
-        table.append(
-            Island(
-                name=key, pattern=pattern, nodes=nodes, extra_bytes=extra, error_with=everything, error_without=finite
-            )
-        )
-    return tuple(table)
-
-
-def _error(
-    name: str, component: Component, model: ModelProto, precision: str, islands: Mapping[str, str], seed: int
-) -> float:
-    with emulated(name, component, model, precision, islands) as engine:
-        return compare(component, engine, component.sizes[0], seed)

@@ -61,6 +61,7 @@ class _Walk:
     nodes: list[NodeProto] = field(default_factory=list)
     weights: dict[str, TensorProto] = field(default_factory=dict)
     float_nodes: int = 0
+    extra_bytes: int = 0
 
     def run(self) -> Typed:
         graph = self.source.graph
@@ -82,8 +83,7 @@ class _Walk:
         model.graph.CopyFrom(
             helper.make_graph(self.nodes, graph.name, graph.input, graph.output, list(self.weights.values()))
         )
-        floats = [w for name, w in self.weights.items() if name in self._floats and w.data_type == FLOAT]
-        return Typed(model, self.float_nodes, sum(2 * int(np.prod(w.dims)) for w in floats))
+        return Typed(model, self.float_nodes, self.extra_bytes)
 
     def _node(self, source: NodeProto) -> None:
         node = NodeProto()
@@ -130,6 +130,7 @@ class _Walk:
             weight = self._initial[name]
             new = name if want == FLOAT else f"{name}/half"
             self.weights[new] = weight if want == FLOAT else self._narrowed(weight, new)
+            self.extra_bytes += 2 * int(np.prod(weight.dims)) if want == FLOAT else 0
             self._floats.add(new)
             return new
         if self._native[name] == want or (self.emulate and want == FLOAT):
