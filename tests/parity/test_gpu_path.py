@@ -82,7 +82,7 @@ def test_equals_the_cpu(compiled: Path, on_cpu: AudioLDM2Pipeline, gpu: Gpu, sch
             "guidance_scale": guidance_scale,
         }
         ours, theirs = pipe(prompt, **call).audios, on_cpu(prompt, **call).audios
-        assert theirs.std() > 0.02
+        assert theirs.std() > 5e-3  # a signal: silence would agree too. Random checkpoints differ in loudness
         assert relative_error(ours, theirs) <= EXACT, call
 
 
