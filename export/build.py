@@ -89,7 +89,7 @@ def build(checkpoint: Checkpoint, out: Path, target: Target | None = None, repor
         manifest = Manifest(
             schema=SCHEMA,
             checkpoint=CheckpointSpec(
-                id=checkpoint.id, revision=checkpoint.revision, weights_sha256=checkpoint.weights_sha256()
+                id=checkpoint.id, revision=checkpoint.revision, weights_sha256=checkpoint.weights_sha256
             ),
             versions=versions,
             audio=checkpoint.audio(),
@@ -109,7 +109,7 @@ def build(checkpoint: Checkpoint, out: Path, target: Target | None = None, repor
 
 def verify(bundle: Bundle, checkpoint: Checkpoint, report: Report = print) -> None:
     """Repeat every comparison on a built bundle, with new random inputs. Raises BuildError at the first failure."""
-    if checkpoint.weights_sha256() != bundle.manifest.checkpoint.weights_sha256:
+    if checkpoint.weights_sha256 != bundle.manifest.checkpoint.weights_sha256:
         raise CheckpointError(
             f"{checkpoint.id}: its weights are not those that {bundle.folder} was built from; "
             f"rebuild: {bundle.rebuild_command}"

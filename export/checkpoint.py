@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class TokenizerInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class SpeechInfo:
-    """The fields of `runtime.bundle.SpeechSpec`, with the vocabulary in its file's place."""
+    """The fields of `runtime.manifest.SpeechSpec`, with the vocabulary in its file's place."""
 
     vocabulary: Vocabulary
     max_length: int
@@ -216,8 +217,9 @@ class Checkpoint:
             padding=config.get("padding", "repeatpad"),
         )
 
+    @cached_property
     def weights_sha256(self) -> str:
-        """One hash over all weight files and their names."""
+        """One hash over all weight files and their names. They are gigabytes: read once."""
         digest = hashlib.sha256()
         for part in sorted(_MODULES):
             for path in self._weight_files(part):

@@ -20,7 +20,7 @@ from export.islands import emulated
 from export.parity import TOLERANCE, check_parity
 from export.target import Job, Target, TensorRTOptions
 from runtime.backends.tensorrt import Logger, gpu_capability, library
-from runtime.device import gpu_is_usable, open_device
+from runtime.device import usable_gpu
 from runtime.engine import BuiltFor, Engine, ShapeProfile, TensorSpec, load_engine
 from runtime.manifest import EngineSpec, describe_file
 
@@ -45,7 +45,7 @@ def make_engine(job: Job) -> EngineSpec:
     shelf = job.folder.parent / TIMING_CACHES
     built_for = build_engine(job.graph, path, profiles, target, shelf)
     job.report(f"{job.name}: built in {time.perf_counter() - start:.1f} s, {path.stat().st_size / 1e6:.1f} MB")
-    device = open_device("cuda") if gpu_is_usable() else None
+    device = usable_gpu()
     if device is None:
         job.report(f"  {job.name}: no GPU here: the graph is compared, with every half tensor rounded")
         with _rounded_graph(job) as graph:
@@ -87,11 +87,10 @@ def shape_profiles(
     """
     whole: ShapeProfile = {}
     common: ShapeProfile = {}
-    for name, spec in inputs.items():
-        largest = tuple(
-            min(limits.get(axis, size or 1), size or limits.get(axis, 1))
-            for axis, size in zip(spec.axes, spec.max_shape, strict=True)
-        )
+    for name, spec in bounded(inputs, limits).items():
+        largest = tuple(size for size in spec.max_shape if size is not None)
+        if len(largest) < len(spec.axes):
+            raise BuildError(f"'{name}' has an axis without a bound: {spec.axes}, {spec.max_shape}")
         usual = tuple(
             min(max(typical.get(axis, low), low), high)
             for axis, low, high in zip(spec.axes, spec.min_shape, largest, strict=True)

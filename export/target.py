@@ -112,7 +112,7 @@ class Job:
 def build_keys(checkpoint: Checkpoint, target: Target, versions: Mapping[str, str]) -> dict[str, str]:
     """For each engine a hash of all that it is made from: weights, configs, our code, versions, options."""
     common = {
-        "weights": checkpoint.weights_sha256(),
+        "weights": checkpoint.weights_sha256,
         "configs": {str(p.relative_to(checkpoint.folder)): _sha256(p) for p in checkpoint.folder.glob("*/config.json")},
         "code": {str(path.relative_to(_ROOT)): _sha256(path) for path in _sources()},
         "versions": dict(versions),

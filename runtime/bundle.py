@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
-from runtime.device import Device, HostDevice, gpu_is_usable, open_device
+from runtime.device import Device, HostDevice, open_device, usable_gpu
 from runtime.engine import Engine, load_engine
 from runtime.errors import BundleError, EngineError, IncompatibleEngineError, MissingDependencyError
 from runtime.manifest import MANIFEST, FileSpec, Manifest, build_command, read_manifest
@@ -200,4 +200,4 @@ def _fitting(bundles: list[Bundle], device: str) -> list[Path]:
     """Bundles of the kind that this machine runs best."""
     compiled = [bundle.folder for bundle in bundles if bundle.needs_gpu()]
     graphs = [bundle.folder for bundle in bundles if not bundle.needs_gpu()]
-    return (compiled or graphs) if device != "cpu" and gpu_is_usable() else graphs
+    return (compiled or graphs) if device != "cpu" and usable_gpu() is not None else graphs

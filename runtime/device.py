@@ -111,13 +111,12 @@ def open_device(name: str) -> Device:
     return CudaDevice(int(index or 0))
 
 
-def gpu_is_usable() -> bool:
-    """Whether `open_device("cuda")` would work."""
+def usable_gpu() -> Device | None:
+    """The first GPU; None where there is none, or cupy is not installed."""
     try:
-        open_device("cuda")
+        return open_device("cuda")
     except (EngineError, MissingDependencyError):
-        return False
-    return True
+        return None
 
 
 def not_finite(stage: str) -> NumericsError:

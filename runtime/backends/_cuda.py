@@ -32,7 +32,8 @@ class CudaDevice:
         count = self._cupy.cuda.runtime.getDeviceCount()
         if index >= count:
             raise EngineError(f"there is no cuda:{index}: {count} GPUs are here")
-        self.name, self.index, self.xp = f"cuda:{index}", index, _as_module(self._cupy)
+        self.name, self.index = f"cuda:{index}", index
+        self.xp: ModuleType = self._cupy
         self._device = self._cupy.cuda.Device(index)
         with self._device:
             self._stream = self._cupy.cuda.Stream(non_blocking=True)
@@ -145,8 +146,3 @@ class CudaDevice:
     def allocate(self, size_bytes: int) -> Any:
         """Scratch memory with an attribute `ptr`, given back when the object dies."""
         return self._cupy.cuda.alloc(size_bytes)
-
-
-def _as_module(cupy: Any) -> ModuleType:
-    module: ModuleType = cupy
-    return module

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from runtime.device import Array, Device
+from runtime.device import Array, Device, usable_gpu
 from runtime.engine import BuiltFor, ShapeProfile, TensorSpec, check_feeds
 from runtime.errors import EngineError, IncompatibleEngineError, MissingDependencyError
 
@@ -19,17 +19,14 @@ FLAVOURS = ("tensorrt", "tensorrt_rtx")
 DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT64": "int64", "INT32": "int32", "BOOL": "bool"}
 
 
-def library(flavour: str | None = None) -> tuple[Any, str]:
-    """The library and its name: the flavour asked for, else `tensorrt`, else `tensorrt_rtx`.
-
-    Raises MissingDependencyError.
-    """
-    for name in (flavour,) if flavour else FLAVOURS:
+def library(*flavours: str) -> tuple[Any, str]:
+    """The first of the flavours that is installed, and its name. Raises MissingDependencyError if none is."""
+    for name in flavours:
         try:
             return importlib.import_module(name), name
         except ImportError as error:
             cause = error
-    extra = (flavour or FLAVOURS[0]).replace("_", "-")
+    extra = flavours[0].replace("_", "-")
     raise MissingDependencyError(f"{extra} is not installed: pip install 'trt-audioldm2[{extra}]'") from cause
 
 
@@ -83,7 +80,7 @@ def load(
         raise EngineError(f"{path.name}: TensorRT engines run on a GPU, not on device 'cpu'")
     if built_for is None:
         raise IncompatibleEngineError(f"{path.name}: the manifest does not say what it was built for")
-    trt, flavour = library(built_for.flavour)
+    trt, flavour = library(built_for.flavour, *FLAVOURS)  # another one is refused below, with the rebuild command
     gpu: Any = device  # more than a Device: a CudaDevice
     capability = gpu.compute_capability
     problem = refusal(built_for, flavour, trt.__version__, capability)
@@ -253,12 +250,8 @@ class TensorRTEngine:
 
 def gpu_capability() -> str | None:
     """Compute capability of the first GPU, such as "9.0"; None where there is none."""
-    from runtime.backends._cuda import CudaDevice
-
-    try:
-        return CudaDevice().compute_capability
-    except (EngineError, MissingDependencyError):
-        return None
+    gpu: Any = usable_gpu()  # more than a Device: a CudaDevice
+    return None if gpu is None else gpu.compute_capability
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -201,6 +201,16 @@ def test_a_failed_call_quotes_the_library(compiled: Path, gpu: Gpu, failure: str
         AudioLDM2Pipeline.from_pretrained(compiled)("rain", **FAST)
 
 
+def test_another_flavour_is_refused_with_the_rebuild_command(
+    compiled: Path, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)  # not installed
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", gpu[1])
+    words = "it is for tensorrt, here is tensorrt_rtx; rebuild: python -m export build"
+    with pytest.raises(EngineError, match=words):
+        AudioLDM2Pipeline.from_pretrained(compiled)("rain", **FAST)
+
+
 def test_a_shape_beyond_the_profiles(compiled: Path, gpu: Gpu) -> None:
     with pytest.raises(EngineError, match=r"unet: no shape profile of this engine holds .*sample .2, 8, 325, 16"):
         AudioLDM2Pipeline.from_pretrained(compiled)("rain", **{**FAST, "audio_length_in_s": 13.0})
