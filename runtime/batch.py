@@ -13,6 +13,7 @@ import msgspec
 from runtime.audio import check_output, write_audio
 from runtime.errors import AudioLDM2Error, InputError
 from runtime.pipeline import AudioLDM2Pipeline
+from runtime.plot import plot_spectrogram
 
 DEFAULT_PATTERN = "output-{index:04d}.wav"
 _SLUG_LENGTH = 40
@@ -81,21 +82,27 @@ def read_jobs(file: Path, pattern: str, defaults: Line, *, as_float: bool) -> It
 
 
 def run_jobs(
-    pipeline: AudioLDM2Pipeline, jobs: list[Job], batch_size: int, *, as_float: bool, **arguments: Any
+    pipeline: AudioLDM2Pipeline,
+    jobs: list[Job],
+    batch_size: int,
+    *,
+    as_float: bool,
+    plot: bool = False,
+    **arguments: Any,
 ) -> Iterator[Outcome]:
     """Run the jobs, up to `batch_size` of one duration at once. Outcomes come as their batches are done.
 
-    `arguments` go to every call of the pipeline. A batch that fails is run again one by one, so that only the line at
-    fault is lost.
+    With `plot` a spectrogram is written beside each file. `arguments` go to every call of the pipeline. A batch that
+    fails is run again one by one, so that only the line at fault is lost.
     """
     for batch in _batches(jobs, batch_size):
         try:
-            yield from _run(pipeline, batch, as_float, arguments)
+            yield from _run(pipeline, batch, as_float, plot, arguments)
         except AudioLDM2Error as error:
             if len(batch) == 1:
                 yield Outcome(batch[0].number, error=str(error))
             else:
-                yield from run_jobs(pipeline, batch, 1, as_float=as_float, **arguments)
+                yield from run_jobs(pipeline, batch, 1, as_float=as_float, plot=plot, **arguments)
 
 
 def summary_of(outcomes: list[Outcome], seconds: float) -> dict[str, Any]:
@@ -111,7 +118,9 @@ def summary_of(outcomes: list[Outcome], seconds: float) -> dict[str, Any]:
     }
 
 
-def _run(pipeline: AudioLDM2Pipeline, batch: list[Job], as_float: bool, arguments: dict[str, Any]) -> list[Outcome]:
+def _run(
+    pipeline: AudioLDM2Pipeline, batch: list[Job], as_float: bool, plot: bool, arguments: dict[str, Any]
+) -> list[Outcome]:
     spoken = [job.line.transcription for job in batch]
     result = pipeline(
         [job.line.prompt for job in batch],
@@ -126,6 +135,8 @@ def _run(pipeline: AudioLDM2Pipeline, batch: list[Job], as_float: bool, argument
     for i, job in enumerate(batch):
         best = result.audios[i * each]
         write_audio(job.output, best, result.sampling_rate, as_float=as_float)
+        if plot:
+            plot_spectrogram(best, result.sampling_rate, job.output.with_suffix(".png"), job.line.prompt)
         score = None if result.scores is None else float(result.scores[i * each])
         outcomes.append(Outcome(job.number, job.output, job.seed, len(best) / result.sampling_rate, score))
     return outcomes

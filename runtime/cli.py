@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s, as the bundle needs)")
     add("--low-memory", action="store_true", help="load each engine when it is needed, free it after")
     add("--vae-slicing", action="store_true", help="decode waveforms one by one: less memory with --num-waveforms")
+    add("--plot", action="store_true", help="write a spectrogram beside each file, as PNG")
     add("--float", action="store_true", help="write 32-bit float WAV instead of 16-bit PCM")
     add("--quiet", "-q", action="store_true", help="print errors only")
     add("--json", action="store_true", help="print the result as one JSON line")
@@ -96,6 +97,10 @@ def _run(options: argparse.Namespace) -> int:
     for flag, value in (("--num-waveforms", options.num_waveforms), ("--batch-size", options.batch_size)):
         if value < 1:
             raise InputError(f"{flag} has to be at least 1, got {value}")
+    if options.plot:
+        from runtime.plot import check_plot
+
+        check_plot()
     folder = partial(find_bundle, options.engines, os.environ, options.device)
     return _run_one(options, folder) if options.prompts_file is None else _run_many(options, folder)
 
@@ -121,9 +126,12 @@ def _run_one(options: argparse.Namespace, folder: Callable[[], Path]) -> int:
         )
     best = result.audios[0]
     write_audio(output, best, result.sampling_rate, as_float=options.float)
+    picture = _plot(options, best, result.sampling_rate, output)
     score = None if result.scores is None else float(result.scores[0])
     summary: dict[str, Any] = {
+        "prompt": options.prompt,
         "file": str(output),
+        "picture": picture and str(picture),
         "duration_s": len(best) / result.sampling_rate,
         "seed": result.seeds[0] if len(result.seeds) == 1 else list(result.seeds),
         "score": score,
@@ -134,7 +142,8 @@ def _run_one(options: argparse.Namespace, folder: Callable[[], Path]) -> int:
     _say(
         options,
         summary,
-        f"{output}: {summary['duration_s']:.2f} s, seed {','.join(map(str, result.seeds))}{_score(score)}"
+        f'{output}{f" and {picture}" if picture else ""}: "{options.prompt}", '
+        f"{summary['duration_s']:.2f} s, seed {','.join(map(str, result.seeds))}{_score(score)}"
         f" | {stages} | real-time factor {summary['real_time_factor']:.2f}",
     )
     return 0
@@ -162,7 +171,9 @@ def _run_many(options: argparse.Namespace, folder: Callable[[], Path]) -> int:
     start = time.perf_counter()
     if jobs:
         pipeline = AudioLDM2Pipeline.from_pretrained(folder(), **_options(options))
-        for outcome in run_jobs(pipeline, jobs, options.batch_size, as_float=options.float, **_call_arguments(options)):
+        for outcome in run_jobs(
+            pipeline, jobs, options.batch_size, as_float=options.float, plot=options.plot, **_call_arguments(options)
+        ):
             outcomes.append(outcome)
             _report(options, outcome)
     summary = summary_of(outcomes, time.perf_counter() - start)
@@ -175,6 +186,16 @@ def _run_many(options: argparse.Namespace, folder: Callable[[], Path]) -> int:
         f"{summary['seconds']:.2f} s{factor}{failed}",
     )
     return 1 if summary["failed"] else 0
+
+
+def _plot(options: argparse.Namespace, audio: Any, sample_rate_hz: int, output: Path) -> Path | None:
+    if not options.plot:
+        return None
+    from runtime.plot import plot_spectrogram
+
+    picture = output.with_suffix(".png")
+    plot_spectrogram(audio, sample_rate_hz, picture, options.prompt)
+    return picture
 
 
 def _options(options: argparse.Namespace) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def log_mel(audio: npt.NDArray[np.floating], spec: FeatureExtractorSpec) -> Floa
     frames = np.lib.stride_tricks.sliding_window_view(padded, spec.fft_samples)[:: spec.hop_samples]
     window = np.hanning(spec.fft_samples + 1)[:-1]  # periodic
     power = np.abs(np.fft.rfft(frames * window)) ** 2  # (frames, bins)
-    mel = np.maximum(power @ _mel_filters(spec), 1e-10)
+    mel = np.maximum(power @ mel_filters(spec), 1e-10)
     return (10.0 * np.log10(mel)).astype(np.float32)[None]
 
 
@@ -59,9 +59,9 @@ def _fit(audio: npt.NDArray[np.float64], size: int, padding: str) -> npt.NDArray
 
 
 @lru_cache(maxsize=4)
-def _mel_filters(spec: FeatureExtractorSpec) -> npt.NDArray[np.float64]:
+def mel_filters(spec: FeatureExtractorSpec) -> npt.NDArray[np.float64]:
     """Triangles on Slaney's mel scale (Auditory Toolbox, 1998), each of unit area: (fft bins, mel bins)."""
-    low, high = _hz_to_mel(np.asarray([spec.min_frequency_hz, spec.max_frequency_hz]))
+    low, high = hz_to_mel(np.asarray([spec.min_frequency_hz, spec.max_frequency_hz]))
     edges = _mel_to_hz(np.linspace(low, high, spec.mel_bins + 2))
     bins = np.linspace(0, spec.sample_rate_hz / 2, spec.fft_samples // 2 + 1)
     widths = np.diff(edges)
@@ -76,7 +76,8 @@ def _mel_filters(spec: FeatureExtractorSpec) -> npt.NDArray[np.float64]:
 _KNEE_HZ, _KNEE_MEL, _STEP = 1000.0, 15.0, np.log(6.4) / 27.0
 
 
-def _hz_to_mel(hz: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def hz_to_mel(hz: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Hertz on Slaney's mel scale."""
     above = _KNEE_MEL + np.log(np.maximum(hz, _KNEE_HZ) / _KNEE_HZ) / _STEP
     return np.where(hz < _KNEE_HZ, hz * _KNEE_MEL / _KNEE_HZ, above)
 

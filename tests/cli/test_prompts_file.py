@@ -39,7 +39,8 @@ def test_each_line_sounds_as_it_does_alone(engines: str, prompts: Callable[..., 
     )
     pattern = str(tmp_path / "{line}-{index}-{seed}.wav")
     common = ["--engines", engines, "--num-waveforms", "2", "--seed", "5", "--steps", "2", "-q"]
-    assert main(["--prompts-file", file, "--batch-size", "3", "-o", pattern, "--duration", "0.6", *common]) == 0
+    batch = ["--prompts-file", file, "--batch-size", "3", "-o", pattern, "--duration", "0.6", "--plot"]
+    assert main([*batch, *common]) == 0
     alone = tmp_path / "alone.wav"
     singles = {
         "1-0-5": ["a dog", "--duration", "0.6"],
@@ -48,6 +49,7 @@ def test_each_line_sounds_as_it_does_alone(engines: str, prompts: Callable[..., 
         "5-3-5": ["two birds sing", "--duration", "0.6"],
     }
     assert {path.stem for path in tmp_path.glob("*.wav")} == set(singles)
+    assert {path.stem for path in tmp_path.glob("*.png")} == set(singles)
     for name, arguments in singles.items():
         # the later --seed and --duration win
         assert main([*common, *arguments, "-o", str(alone)]) == 0

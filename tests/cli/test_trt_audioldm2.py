@@ -49,13 +49,31 @@ def test_writes_a_file_and_one_line(engines: Path, tmp_path: Path, capsys: pytes
     assert main([PROMPT, "--engines", str(engines), "-o", str(out), "--seed", "7", *FAST]) == 0
     line = capsys.readouterr().out.strip()
     assert re.fullmatch(
-        r".*rain\.wav: 0\.50 s, seed 7 \| load .* s, encode .* s, denoise .* s, decode .* s, vocode .* s"
+        rf'.*rain\.wav: "{re.escape(PROMPT)}", 0\.50 s, seed 7'
+        r" \| load .* s, encode .* s, denoise .* s, decode .* s, vocode .* s"
         r" \| real-time factor \d+\.\d\d",
         line,
     )
     info = soundfile.info(out)
     assert (info.samplerate, info.frames, info.subtype, info.channels) == (16_000, 8_000, "PCM_16", 1)
     assert np.abs(soundfile.read(out)[0]).max() > 0.01
+
+
+def test_plot_writes_a_picture_beside_the_file_and_says_so(
+    engines: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([PROMPT, "--engines", str(engines), "-o", str(tmp_path / "rain.wav"), "--plot", *FAST]) == 0
+    assert f"{tmp_path / 'rain.wav'} and {tmp_path / 'rain.png'}: " in capsys.readouterr().out
+    assert (tmp_path / "rain.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_plot_without_matplotlib_is_refused_before_the_render(
+    engines: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    arguments = [PROMPT, "--engines", str(engines), "-o", str(tmp_path / "rain.wav"), "--plot", *FAST]
+    refused(arguments, capsys, "pip install 'trt-audioldm2[plot]'")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
