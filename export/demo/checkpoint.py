@@ -9,7 +9,7 @@ import json
 import math
 import string
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +133,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
-def write_checkpoint(folder: Path, seed: int = 0, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+Overrides = Mapping[str, Mapping[str, Any]]
+
+
+def write_checkpoint(folder: Path, seed: int = 0, overrides: Overrides | None = None) -> None:
     """Write a checkpoint into `folder` in diffusers' layout. `overrides` replaces fields of `CONFIGS` by part.
 
     With a part "vits" (fields of VitsConfig) it is a speech checkpoint; "vits_tokenizer" has fields of its tokenizer.
@@ -142,8 +145,13 @@ def write_checkpoint(folder: Path, seed: int = 0, overrides: Mapping[str, Mappin
     pipeline.save_pretrained(folder)
 
 
-def make_pipeline(seed: int = 0, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Any:
-    """The reference pipeline with random weights and the configs of `CONFIGS`."""
+def make_pipeline(
+    seed: int = 0, overrides: Overrides | None = None, sentences: Iterable[str] = SENTENCES, audible: bool = True
+) -> Any:
+    """The reference pipeline with random weights, the configs of `CONFIGS` and tokenizers trained on `sentences`.
+
+    Without `audible` the weights are as the classes initialise them: a start for training.
+    """
     overrides = overrides or {}
     configs = {part: {**config, **overrides.get(part, {})} for part, config in CONFIGS.items()}
     torch.manual_seed(seed)
@@ -175,11 +183,13 @@ def make_pipeline(seed: int = 0, overrides: Mapping[str, Mapping[str, Any]] | No
         "vocoder": SpeechT5HifiGan(SpeechT5HifiGanConfig(**configs["vocoder"])),
     }
     for name, module in parts.items():
-        scale_weights(module.eval(), VOCODER_GAIN if name == "vocoder" else GAIN)
+        module.eval()
+        if audible:
+            scale_weights(module, VOCODER_GAIN if name == "vocoder" else GAIN)
     return AudioLDM2Pipeline(
         **parts,
-        tokenizer=_roberta_tokenizer(),
-        tokenizer_2=_vits_tokenizer(overrides["vits_tokenizer"]) if speaks else _t5_tokenizer(),
+        tokenizer=_roberta_tokenizer(sentences),
+        tokenizer_2=_vits_tokenizer(overrides["vits_tokenizer"]) if speaks else _t5_tokenizer(sentences),
         feature_extractor=ClapFeatureExtractor(truncation="rand_trunc", padding="repeatpad"),
         scheduler=DDIMScheduler(**configs["scheduler"]),
     )
@@ -213,7 +223,7 @@ def _is_transposed(layer: torch.nn.Module) -> bool:
     return type(layer).__name__ == "Conv1D"  # GPT2's linear layer keeps its weight as (in, out)
 
 
-def _roberta_tokenizer() -> RobertaTokenizer:
+def _roberta_tokenizer(sentences: Iterable[str]) -> RobertaTokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
@@ -222,13 +232,13 @@ def _roberta_tokenizer() -> RobertaTokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(SENTENCES, trainer)
+    tokenizer.train_from_iterator(sentences, trainer)
     model = json.loads(tokenizer.to_str())["model"]
     merges: Any = [tuple(merge) for merge in model["merges"]]
     return RobertaTokenizer(vocab=model["vocab"], merges=merges, model_max_length=512)
 
 
-def _t5_tokenizer() -> T5Tokenizer:
+def _t5_tokenizer(sentences: Iterable[str]) -> T5Tokenizer:
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     trainer = trainers.UnigramTrainer(
@@ -238,7 +248,7 @@ def _t5_tokenizer() -> T5Tokenizer:
         initial_alphabet=list(string.printable),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(SENTENCES, trainer)
+    tokenizer.train_from_iterator(sentences, trainer)
     vocabulary = [(token, score) for token, score in json.loads(tokenizer.to_str())["model"]["vocab"]]
     return T5Tokenizer(vocab=vocabulary, model_max_length=128)
 

@@ -1,0 +1,68 @@
+"""`python -m export.demo.training STAGE --folder FOLDER`: train the demo checkpoint, one stage after the other.
+
+Every stage goes on where it stopped; `--minutes` stops it in time.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from export.demo.training import clap, conditioning, data, diffusion, vae, vocoder
+from export.demo.training.loop import averaged
+from export.demo.training.pack import pack
+from export.demo.training.parts import load, write_start
+
+STAGES = ("data", "start", "vae", "latents", "vocoder", "features", "clap", "conditioning", "diffusion", "pack")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the stage that is named. Returns the exit status: 0, or 2 where `--minutes` ended it."""
+    parser = argparse.ArgumentParser(prog="python -m export.demo.training", description=__doc__, allow_abbrev=False)
+    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("--folder", type=Path, required=True, help="where data and training states are")
+    parser.add_argument("--minutes", type=float, default=1e9, help="stop a stage after this time")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="(default: %(default)s)")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    return 0 if run(options.stage, options.folder, options.minutes) else 2
+
+
+def run(stage: str, folder: Path, minutes: float) -> bool:
+    """Run one stage. Returns False when its time was over before its steps."""
+    start, scaling = folder / "start", folder / "scaling.json"
+    if stage == "data":
+        data.write(folder / "data")
+    elif stage == "start":
+        write_start(start, folder / "data" / "captions.json")
+    elif stage == "vae":
+        return vae.run(folder, load(start).vae, vae.PLAN, minutes)
+    elif stage == "latents":
+        factor = vae.write_latents(folder, load(start, folder / "vae.pt").vae)
+        scaling.write_text(json.dumps({"scaling_factor": factor}))
+    elif stage == "vocoder":
+        return vocoder.run(folder, load(start).vocoder, vocoder.PLAN, minutes)
+    elif stage == "features":
+        clap.write_features(folder / "data")
+    elif stage == "clap":
+        pipeline = load(start)
+        return clap.run(folder, pipeline.text_encoder, pipeline.tokenizer, clap.PLAN, minutes)
+    elif stage == "conditioning":
+        pipeline = load(start, folder / "clap.pt")
+        factor = json.loads(scaling.read_text())["scaling_factor"]
+        return conditioning.run(folder, pipeline, factor, conditioning.PLAN, minutes)
+    elif stage == "diffusion":
+        pipeline = load(start, folder / "clap.pt", folder / "conditioning.pt")
+        factor = json.loads(scaling.read_text())["scaling_factor"]
+        heads = averaged(folder / "conditioning.pt")
+        return diffusion.run(folder, pipeline, heads, factor, diffusion.PLAN, minutes)
+    elif stage == "pack":
+        size = pack(folder, folder / "demo", json.loads(scaling.read_text())["scaling_factor"])
+        print(f"{size / 1e6:.1f} MB in {folder / 'demo'}")
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

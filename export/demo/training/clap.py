@@ -1,0 +1,76 @@
+"""CLAP's two towers, by the symmetric contrastive loss (Radford et al., 2021; Wu et al., 2023)."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from export.demo.sounds import CLASSES
+from export.demo.training.data import Dataset, vary
+from export.demo.training.loop import Losses, Plan, train
+from export.demo.training.mel import SAMPLE_RATE_HZ
+from runtime.manifest import FeatureExtractorSpec
+from runtime.scoring import log_mels
+
+PLAN = Plan(steps=400, batch=48, learning_rate=1.5e-3, warmup=50, ema=0.99)
+PER_CLASS = 2  # clips of a class in a batch, so that adjectives matter too
+FEATURES = FeatureExtractorSpec(  # ClapFeatureExtractor's defaults
+    sample_rate_hz=48_000,
+    fft_samples=1024,
+    hop_samples=480,
+    mel_bins=64,
+    min_frequency_hz=50.0,
+    max_frequency_hz=14_000.0,
+    max_samples=480_000,
+    padding="repeatpad",
+)
+
+
+def write_features(folder: Path) -> None:
+    """Write CLAP's log-mels of every clip with audio, (clips, 1, 1001, 64) float16."""
+    audio = Dataset.open(folder).audio
+    shape = (len(audio), 1, 1001, 64)
+    features = np.lib.format.open_memmap(folder / "features.npy", "w+", np.float16, shape)
+    for start in range(0, len(audio), 32):
+        rows = audio[start : start + 32].astype(np.float32) / np.float32(32767)
+        features[start : start + 32] = log_mels(rows, SAMPLE_RATE_HZ, FEATURES)
+
+
+def run(folder: Path, clap: Any, tokenizer: Any, plan: Plan, minutes: float) -> bool:
+    """Train both towers, kept in `folder`/clap.pt. Returns whether all steps are done."""
+    data = Dataset.open(folder / "data")
+    features = np.load(folder / "data" / "features.npy")
+    per_class = len(features) // len(CLASSES)
+
+    def losses(rng: np.random.Generator, batch: int) -> Losses:
+        labels = np.repeat(rng.permutation(len(CLASSES))[: batch // PER_CLASS], PER_CLASS)
+        rows = np.sort(labels * per_class + rng.integers(per_class, size=batch))
+        texts = [vary(str(rng.choice(data.captions[row])), rng) for row in data.audio_rows[rows]]
+        with torch.autocast("cpu", torch.bfloat16):
+            heard = audio_embeds(clap, torch.from_numpy(features[rows].astype(np.float32)))
+            said = text_embeds(clap, tokenizer, texts)
+        scores = said.float() @ heard.float().T * clap.logit_scale_t.exp().clamp(max=100)
+        same = torch.arange(batch)
+        loss = (nn.functional.cross_entropy(scores, same) + nn.functional.cross_entropy(scores.T, same)) / 2
+        best = torch.from_numpy(labels)[scores.argmax(1)] == torch.from_numpy(labels)
+        return {"loss": loss, "class_found": best.float().mean()}
+
+    return train(folder / "clap.pt", nn.ModuleDict({"text_encoder": clap}), plan, losses, minutes)
+
+
+def audio_embeds(clap: Any, features: torch.Tensor) -> torch.Tensor:
+    """(rows, 1, frames, 64) to (rows, width), of unit length."""
+    longer = torch.zeros(len(features), 1, dtype=torch.bool)
+    return _unit(clap.get_audio_features(input_features=features, is_longer=longer))
+
+
+def text_embeds(clap: Any, tokenizer: Any, texts: list[str]) -> torch.Tensor:
+    """(rows, width), of unit length."""
+    ids = tokenizer(texts, padding=True, return_tensors="pt")
+    return _unit(clap.get_text_features(ids.input_ids, attention_mask=ids.attention_mask))
+
+
+def _unit(found: Any) -> torch.Tensor:
+    return nn.functional.normalize(getattr(found, "pooler_output", found), dim=-1)

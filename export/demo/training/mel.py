@@ -1,0 +1,39 @@
+"""The log-mel spectrogram between VAE and vocoder: AudioLDM's, 64 bins at 16 kHz, 100 frames a second."""
+
+from functools import cache
+
+import torch
+
+from runtime.manifest import FeatureExtractorSpec
+from runtime.scoring import mel_filters
+
+SAMPLE_RATE_HZ, FFT_SAMPLES, HOP_SAMPLES, MEL_BINS = 16_000, 1024, 160, 64
+QUIETEST = 1e-5  # magnitudes below are silence
+
+
+def log_mel(audio: torch.Tensor) -> torch.Tensor:
+    """Natural logarithm of the mel magnitudes of (rows, samples): (rows, samples // 160, 64)."""
+    return (magnitudes(audio, FFT_SAMPLES, HOP_SAMPLES) @ _filters().to(audio.device)).clamp(min=QUIETEST).log()
+
+
+def magnitudes(audio: torch.Tensor, window: int, hop: int) -> torch.Tensor:
+    """Of the short-time Fourier transform of (rows, samples): (rows, samples // hop, window // 2 + 1)."""
+    shape = torch.hann_window(window, device=audio.device)
+    spectrum = torch.stft(audio, window, hop, window=shape, center=True, pad_mode="reflect", return_complex=True)
+    power = torch.view_as_real(spectrum).square().sum(-1)
+    return (power + 1e-12).sqrt().mT[:, : audio.shape[-1] // hop]
+
+
+@cache
+def _filters() -> torch.Tensor:
+    spec = FeatureExtractorSpec(
+        sample_rate_hz=SAMPLE_RATE_HZ,
+        fft_samples=FFT_SAMPLES,
+        hop_samples=HOP_SAMPLES,
+        mel_bins=MEL_BINS,
+        min_frequency_hz=0.0,
+        max_frequency_hz=SAMPLE_RATE_HZ / 2,
+        max_samples=0,
+        padding="",
+    )
+    return torch.from_numpy(mel_filters(spec).astype("float32"))  # (fft bins, mel bins)
