@@ -1,4 +1,4 @@
-"""`python -m bench step | kvcache | memory | gpu`: run one benchmark, print its table, end in one JSON line."""
+"""`python -m bench step | kvcache | memory | gpu | quality`: run a benchmark, print its table, end in one JSON line."""
 
 import argparse
 import sys
@@ -7,19 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from bench.report import write_result
+from runtime.errors import AudioLDM2Error, InputError
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark that is named. Returns the exit status."""
     options = _parser().parse_args(arguments)
-    result = options.run(options)
-    print(write_result(options.out, options.name, result))
+    try:
+        result = options.run(options)
+        print(write_result(options.out, options.name, result, getattr(options, "json", None)))
+    except (AudioLDM2Error, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return int(result.get("failed", False))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, allow_abbrev=False)
-    commands = parser.add_subparsers(required=True, metavar="step | kvcache | memory | gpu", dest="name")
+    commands = parser.add_subparsers(required=True, metavar="step | kvcache | memory | gpu | quality", dest="name")
     step = commands.add_parser("step", help="one guided UNet step at base size, against eager diffusers FP32")
     step.add_argument("--runs", type=int, default=15, help="timed runs of each (default: %(default)s)")
     step.add_argument("--height", type=int, default=256, help="latent height, 25 a second (default: %(default)s)")
@@ -36,7 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     memory.set_defaults(run=_memory)
     on_gpu = commands.add_parser("gpu", help="whole calls at base size on a GPU, against diffusers FP16")
     _add_gpu_options(on_gpu)
-    for command in (step, cache, memory, on_gpu):
+    quality = commands.add_parser("quality", help="how many generated sounds are recognised as what was asked for")
+    _add_quality_options(quality)
+    for command in (step, cache, memory, on_gpu, quality):
         command.add_argument("--out", type=Path, default=Path("bench/results"), help="folder for the JSON")
     return parser
 
@@ -52,6 +59,26 @@ def _add_gpu_options(parser: argparse.ArgumentParser) -> None:
     add("--runs", type=_at_least(1), default=10, help="timed calls of each (default: %(default)s)")
     add("--without", choices=["eager", "compile", "fp32"], nargs="+", default=[], help="rivals to leave out")
     parser.set_defaults(run=_gpu, error=parser.error)
+
+
+def _add_quality_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--engines", type=Path, metavar="FOLDER", help="the bundle to judge")
+    trip = "judge real sounds after the autoencoder and the vocoder of a folder in diffusers' layout instead"
+    source.add_argument("--round-trip", type=Path, metavar="FOLDER", help=trip)
+    add("--reference", type=Path, metavar="FOLDER", help="the bundle's checkpoint, to judge in diffusers as well")
+    add("--seeds", type=_at_least(1), default=4, metavar="K", help="captions of each class (default: %(default)s)")
+    add("--seed", type=_at_least(0), default=0, help="of captions and noise (default: %(default)s)")
+    add("--seconds", type=float, default=2.56, help="length of a sound (default: %(default)s)")
+    add("--only", nargs="+", metavar="CLASS", help="classes to ask for (default: all)")
+    add("--steps", type=_at_least(1), help="denoising steps (default: 20)")
+    add("--scheduler", metavar="NAME", help="such as DPMSolverMultistepScheduler (default: the checkpoint's)")
+    add("--guidance", type=float, help="guidance scale (default: 3.5)")
+    add("--negative", metavar="TEXT", help="negative prompt")
+    add("--sweep", action="store_true", help="a grid of schedulers, steps and guidance scales instead of one setting")
+    add("--json", type=Path, metavar="FILE", help="where to write the JSON (default: a new file in --out)")
+    parser.set_defaults(run=_quality)
 
 
 def _at_least(least: int) -> Callable[[str], int]:
@@ -87,6 +114,14 @@ def _gpu(options: argparse.Namespace) -> dict[str, Any]:
     from bench import gpu
 
     return gpu.run(options)
+
+
+def _quality(options: argparse.Namespace) -> dict[str, Any]:
+    if options.round_trip and options.reference:
+        raise InputError("--reference stands beside --engines: --round-trip needs neither")
+    from bench import quality
+
+    return quality.run(options)
 
 
 if __name__ == "__main__":

@@ -36,12 +36,12 @@ def time_in_turns(
     }
 
 
-def write_result(folder: Path, name: str, result: Mapping[str, Any]) -> str:
-    """Write the result with its circumstances as JSON; return it as one line."""
+def write_result(folder: Path, name: str, result: Mapping[str, Any], file: Path | None = None) -> str:
+    """Write the result with its circumstances as JSON, to `file` or a new one in `folder`; return it as one line."""
     record = {"benchmark": name, **result, **circumstances()}
-    folder.mkdir(parents=True, exist_ok=True)
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    (folder / f"{name}-{stamp}.json").write_text(json.dumps(record, indent=2) + "\n")
+    file = file or folder / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(record, indent=2) + "\n")
     return json.dumps(record)
 
 

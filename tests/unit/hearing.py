@@ -52,6 +52,15 @@ def crackling(audio: npt.NDArray[np.float32]) -> float:
     return float(np.mean(power > 4 * np.median(power)))
 
 
+def slope(audio: npt.NDArray[np.float32]) -> float:
+    """By how many octaves a second the loudest frequency rises, where something is heard."""
+    power = spectrogram(audio)
+    heard = power.sum(axis=1) > 0.01 * power.sum(axis=1).max()
+    octaves = np.log2(1 + power[heard, 1:].argmax(axis=1))
+    at_s = np.flatnonzero(heard) * 80 / SAMPLE_RATE_HZ
+    return float(np.polyfit(at_s, octaves, 1)[0])
+
+
 def rms(audio: npt.NDArray[np.float32]) -> float:
     return float(np.sqrt(np.mean(audio.astype(np.float64) ** 2)))
 

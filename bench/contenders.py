@@ -1,0 +1,163 @@
+"""Who makes the sounds that are judged: our runtime, the reference pipeline, or the autoencoder and vocoder alone."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from bench.judge import Floats
+from export.demo.training.mel import log_mel
+from runtime import AudioLDM2Pipeline
+from runtime.bundle import Bundle, OpenEngines
+from runtime.conditioning import PromptEncoder, TextTokenizer
+from runtime.errors import InputError
+from runtime.scoring import cosine_scores, log_mels
+
+ROWS = 8  # waveforms at once
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How sounds are made; `scheduler` is a class name, None the checkpoint's own."""
+
+    scheduler: str | None = None
+    steps: int = 20
+    guidance: float = 3.5
+    negative: str | None = None
+
+    def __str__(self) -> str:
+        scheduler = (self.scheduler or "checkpoint's").replace("Scheduler", "")
+        negative = f", not {self.negative!r}" if self.negative else ""
+        return f"{scheduler} {self.steps}, guidance {self.guidance:g}{negative}"
+
+
+class Contender(Protocol):
+    """Makes one waveform for each caption, each from its own seed."""
+
+    sample_rate_hz: int
+
+    def render(self, captions: Sequence[str], seeds: Sequence[int], seconds: float, setting: Setting) -> Floats:
+        """(rows, samples), at `sample_rate_hz`."""
+
+
+class Ours:
+    """A bundle in our runtime; also its CLAP, for scores."""
+
+    def __init__(self, engines: Path) -> None:
+        bundle = Bundle.read(engines)
+        if bundle.manifest.speech is not None:
+            raise InputError(f"{engines} is a speech checkpoint's: the captions are for one that makes sounds")
+        self.pipeline = AudioLDM2Pipeline(bundle)
+        self.sample_rate_hz = bundle.manifest.audio.sample_rate_hz
+        self._extractor, self._device = bundle.manifest.feature_extractor, bundle.open_device("auto")
+        self._engines = OpenEngines(bundle, self._device)
+        tokenizers = {name: TextTokenizer(bundle.path(t.file), t) for name, t in bundle.manifest.tokenizers.items()}
+        self._encoder = PromptEncoder(self._engines, tokenizers, self._device)
+
+    def render(self, captions: Sequence[str], seeds: Sequence[int], seconds: float, setting: Setting) -> Floats:
+        """As a Contender."""
+        parts = []
+        for first in range(0, len(captions), ROWS):
+            some = list(captions[first : first + ROWS])
+            made = self.pipeline(
+                some,
+                seed=list(seeds[first : first + ROWS]),
+                audio_length_in_s=seconds,
+                num_inference_steps=setting.steps,
+                guidance_scale=setting.guidance,
+                negative_prompt=setting.negative and [setting.negative] * len(some),
+                scheduler=setting.scheduler,
+            )
+            parts.append(made.audios)
+        return np.concatenate(parts)
+
+    def clap_scores(self, captions: Sequence[str], audios: Floats, sample_rate_hz: int) -> Floats:
+        """Cosine similarity, (rows,), of each waveform of (rows, samples) with its caption, as ranking has it."""
+        scores = []
+        with self._device.active():
+            for caption, audio in zip(captions, audios, strict=True):
+                text = self._device.to_host(self._encoder.text_embeds([caption]))
+                features = self._device.xp.asarray(log_mels(audio[None], sample_rate_hz, self._extractor))
+                heard = self._engines["audio_encoder"].run({"input_features": features})["audio_embeds"]
+                scores.append(cosine_scores(text, self._device.to_host(heard)))
+        return np.concatenate(scores)
+
+    def close(self) -> None:
+        """Free all engines."""
+        self.pipeline.close()
+        self._engines.close()
+
+
+class Reference:
+    """diffusers' AudioLDM2Pipeline in FP32, with GPT2LMHeadModel, from a folder in diffusers' layout."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        from diffusers import AudioLDM2Pipeline as Pipeline
+        from transformers import GPT2LMHeadModel
+
+        _check_folder(checkpoint)
+        language_model = GPT2LMHeadModel.from_pretrained(checkpoint / "language_model", dtype=torch.float32)
+        self._pipeline = Pipeline.from_pretrained(checkpoint, language_model=language_model)
+        self._pipeline.set_progress_bar_config(disable=True)
+        self._scheduler = self._pipeline.scheduler
+        self.sample_rate_hz: int = self._pipeline.vocoder.config.sampling_rate
+
+    def render(self, captions: Sequence[str], seeds: Sequence[int], seconds: float, setting: Setting) -> Floats:
+        """As a Contender. One by one: in a batch the reference's shorter prompts hear the padding."""
+        import diffusers
+
+        scheduler = getattr(diffusers, setting.scheduler) if setting.scheduler else type(self._scheduler)
+        self._pipeline.scheduler = scheduler.from_config(self._scheduler.config)
+        rows = [
+            self._pipeline(
+                caption,
+                generator=torch.Generator("cpu").manual_seed(seed),
+                audio_length_in_s=seconds,
+                num_inference_steps=setting.steps,
+                guidance_scale=setting.guidance,
+                negative_prompt=setting.negative,
+            ).audios[0]
+            for caption, seed in zip(captions, seeds, strict=True)
+        ]
+        return np.stack(rows)
+
+
+@torch.no_grad()
+def round_trips(checkpoint: Path, audios: Floats) -> tuple[int, Iterator[tuple[str, Floats]]]:
+    """Real sounds (rows, samples) at 16 kHz through the vocoder alone, and through the autoencoder before it.
+
+    Returns the sample rate, and name and waveforms of each: what fails in both is the vocoder's fault.
+    """
+    from diffusers import AutoencoderKL
+    from transformers import SpeechT5HifiGan
+
+    _check_folder(checkpoint)
+    vae = AutoencoderKL.from_pretrained(checkpoint / "vae").eval()
+    vocoder = SpeechT5HifiGan.from_pretrained(checkpoint / "vocoder").eval()
+    mel = log_mel(torch.from_numpy(audios))  # (rows, frames, mel bins)
+    step = 2 ** (len(vae.config.block_out_channels) - 1)
+    mel = mel[:, : mel.shape[1] // step * step]
+
+    @torch.no_grad()
+    def coded(part: torch.Tensor) -> torch.Tensor:
+        return vae.decode(vae.encode(part[:, None]).latent_dist.mode()).sample[:, 0]
+
+    @torch.no_grad()
+    def through(*stages: Any) -> Floats:
+        parts = []
+        for part in mel.split(ROWS):
+            for stage in stages:
+                part = stage(part)
+            parts.append(part)
+        return torch.cat(parts).numpy()
+
+    named = (("vocoder", (vocoder,)), ("autoencoder, vocoder", (coded, vocoder)))
+    return vocoder.config.sampling_rate, ((name, through(*stages)) for name, stages in named)
+
+
+def _check_folder(checkpoint: Path) -> None:
+    if not (checkpoint / "model_index.json").is_file():
+        raise InputError(f"{checkpoint} is no checkpoint in diffusers' layout: it has no model_index.json")

@@ -1,0 +1,34 @@
+"""Sounds that no training has drawn, with their captions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from bench.judge import Floats
+from export.demo.sounds import draw, generator
+
+
+@dataclass(frozen=True)
+class RealClips:
+    """Rendered sounds of the held-out split; row by row, a class's own together."""
+
+    audios: Floats  # (rows, samples) at 16 kHz
+    names: tuple[str, ...]  # of the classes
+    captions: tuple[str, ...]
+
+    def taken(self, which: npt.NDArray[np.bool_]) -> "RealClips":
+        """Those of the rows that are true in `which`."""
+        rows = np.flatnonzero(which)
+        return RealClips(self.audios[rows], tuple(self.names[i] for i in rows), tuple(self.captions[i] for i in rows))
+
+
+def real_clips(classes: Sequence[str], per_class: int, seed: int, seconds: float) -> RealClips:
+    """So many held-out clips of each class. Raises InputError for an unknown class or a length that is not offered."""
+    clips = []
+    for name in classes:
+        rng = generator(name, seed)
+        clips += [draw(name, rng, "held_out", seconds) for _ in range(per_class)]
+    audios = np.stack([clip.audio for clip in clips])
+    return RealClips(audios, tuple(clip.name for clip in clips), tuple(clip.caption for clip in clips))
