@@ -100,7 +100,7 @@ class Reference:
 
         _check_folder(checkpoint)
         language_model = GPT2LMHeadModel.from_pretrained(checkpoint / "language_model", dtype=torch.float32)
-        self._pipeline = Pipeline.from_pretrained(checkpoint, language_model=language_model)
+        self._pipeline = Pipeline.from_pretrained(checkpoint, language_model=language_model, dtype=torch.float32)
         self._pipeline.set_progress_bar_config(disable=True)
         self._scheduler = self._pipeline.scheduler
         self.sample_rate_hz: int = self._pipeline.vocoder.config.sampling_rate
@@ -135,8 +135,8 @@ def round_trips(checkpoint: Path, audios: Floats) -> tuple[int, Iterator[tuple[s
     from transformers import SpeechT5HifiGan
 
     _check_folder(checkpoint)
-    vae = AutoencoderKL.from_pretrained(checkpoint / "vae").eval()
-    vocoder = SpeechT5HifiGan.from_pretrained(checkpoint / "vocoder").eval()
+    vae = AutoencoderKL.from_pretrained(checkpoint / "vae").float().eval()
+    vocoder = SpeechT5HifiGan.from_pretrained(checkpoint / "vocoder").float().eval()
     mel = log_mel(torch.from_numpy(audios))  # (rows, frames, mel bins)
     step = 2 ** (len(vae.config.block_out_channels) - 1)
     mel = mel[:, : mel.shape[1] // step * step]

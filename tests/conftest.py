@@ -59,6 +59,6 @@ def load_reference(folder: Path) -> Any:
     from transformers import GPT2LMHeadModel
 
     language_model = GPT2LMHeadModel.from_pretrained(folder / "language_model", dtype=torch.float32)
-    pipeline = AudioLDM2Pipeline.from_pretrained(folder, language_model=language_model)
+    pipeline = AudioLDM2Pipeline.from_pretrained(folder, language_model=language_model, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -1,6 +1,6 @@
-"""`python -m export.demo.training STAGE --folder FOLDER`: train the demo checkpoint, one stage after the other.
+"""`python -m export.demo.training STAGE --folder FOLDER`: train the demo checkpoint, stage by stage or all of them.
 
-Every stage goes on where it stopped; `--minutes` stops it in time.
+Training goes on where it stopped; `--minutes` stops a stage in time.
 """
 
 import argparse
@@ -14,20 +14,44 @@ from export.demo.training import clap, conditioning, data, diffusion, vae, vocod
 from export.demo.training.loop import averaged
 from export.demo.training.pack import pack
 from export.demo.training.parts import load, write_start
+from runtime.errors import AudioLDM2Error
 
-STAGES = ("data", "start", "vae", "latents", "vocoder", "features", "clap", "conditioning", "diffusion", "pack")
+STAGES = (
+    "data",
+    "start",
+    "vae",
+    "latents",
+    "vocoder",
+    "features",
+    "clap",
+    "conditioning",
+    "diffusion",
+    "audio_tower",  # after what hears the text tower alone
+    "pack",
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the stage that is named. Returns the exit status: 0, or 2 where `--minutes` ended it."""
+    """Run the stage that is named. Returns the exit status: 0, 1 for a known error, 2 where `--minutes` ended it."""
     parser = argparse.ArgumentParser(prog="python -m export.demo.training", description=__doc__, allow_abbrev=False)
-    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("stage", choices=(*STAGES, "all"))
     parser.add_argument("--folder", type=Path, required=True, help="where data and training states are")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop a stage after this time")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="(default: %(default)s)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    return 0 if run(options.stage, options.folder, options.minutes) else 2
+    try:
+        for stage in STAGES if options.stage == "all" else (options.stage,):
+            done = options.folder / f"{stage}.done"
+            if options.stage == "all" and done.exists():
+                continue
+            if not run(stage, options.folder, options.minutes):
+                return 2
+            done.touch()
+    except (AudioLDM2Error, OSError) as error:
+        print(f"error: {error}; stages go in this order: {', '.join(STAGES)}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def run(stage: str, folder: Path, minutes: float) -> bool:
@@ -48,7 +72,7 @@ def run(stage: str, folder: Path, minutes: float) -> bool:
         clap.write_features(folder / "data")
     elif stage == "clap":
         pipeline = load(start)
-        return clap.run(folder, pipeline.text_encoder, pipeline.tokenizer, clap.PLAN, minutes)
+        return clap.run(folder / "clap.pt", pipeline.text_encoder, pipeline.tokenizer, clap.PLAN, minutes)
     elif stage == "conditioning":
         pipeline = load(start, folder / "clap.pt")
         factor = json.loads(scaling.read_text())["scaling_factor"]
@@ -58,6 +82,10 @@ def run(stage: str, folder: Path, minutes: float) -> bool:
         factor = json.loads(scaling.read_text())["scaling_factor"]
         heads = averaged(folder / "conditioning.pt")
         return diffusion.run(folder, pipeline, heads, factor, diffusion.PLAN, minutes)
+    elif stage == "audio_tower":
+        pipeline = load(start, folder / "clap.pt")
+        file, plan = folder / "audio_tower.pt", clap.AUDIO_PLAN
+        return clap.run(file, pipeline.text_encoder, pipeline.tokenizer, plan, minutes, audio_alone=True)
     elif stage == "pack":
         size = pack(folder, folder / "demo", json.loads(scaling.read_text())["scaling_factor"])
         print(f"{size / 1e6:.1f} MB in {folder / 'demo'}")

@@ -15,6 +15,7 @@ from runtime.manifest import FeatureExtractorSpec
 from runtime.scoring import log_mels
 
 PLAN = Plan(steps=400, batch=48, learning_rate=1.5e-3, warmup=50, ema=0.99)
+AUDIO_PLAN = Plan(steps=600, batch=48, learning_rate=1.5e-3, warmup=50, ema=0.99)
 PER_CLASS = 2  # clips of a class in a batch, so that adjectives matter too
 FEATURES = FeatureExtractorSpec(  # ClapFeatureExtractor's defaults
     sample_rate_hz=48_000,
@@ -38,10 +39,16 @@ def write_features(folder: Path) -> None:
         features[start : start + 32] = log_mels(rows, SAMPLE_RATE_HZ, FEATURES)
 
 
-def run(folder: Path, clap: Any, tokenizer: Any, plan: Plan, minutes: float) -> bool:
-    """Train both towers, kept in `folder`/clap.pt. Returns whether all steps are done."""
-    data = Dataset.open(folder / "data")
-    features = np.load(folder / "data" / "features.npy")
+def run(file: Path, clap: Any, tokenizer: Any, plan: Plan, minutes: float, audio_alone: bool = False) -> bool:
+    """Train both towers, or the audio tower to fit the other. Returns whether all steps are done.
+
+    The weights are kept in `file`, beside the folder of the data.
+    """
+    if audio_alone:
+        for part in (clap.text_model, clap.text_projection):
+            part.requires_grad_(False)
+    data = Dataset.open(file.parent / "data")
+    features = np.load(file.parent / "data" / "features.npy")
     per_class = len(features) // len(CLASSES)
 
     def losses(rng: np.random.Generator, batch: int) -> Losses:
@@ -57,7 +64,7 @@ def run(folder: Path, clap: Any, tokenizer: Any, plan: Plan, minutes: float) -> 
         best = torch.from_numpy(labels)[scores.argmax(1)] == torch.from_numpy(labels)
         return {"loss": loss, "class_found": best.float().mean()}
 
-    return train(folder / "clap.pt", nn.ModuleDict({"text_encoder": clap}), plan, losses, minutes)
+    return train(file, nn.ModuleDict({"text_encoder": clap}), plan, losses, minutes)
 
 
 def audio_embeds(clap: Any, features: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from export.demo.training.conditioning import Conditioner, draw_texts, values_a_
 from export.demo.training.data import Dataset
 from export.demo.training.loop import Losses, Plan, train
 
-PLAN = Plan(steps=9000, batch=64, learning_rate=8e-4)
+PLAN = Plan(steps=5500, batch=64, learning_rate=8e-4)
 DROPPED = 0.1  # share of captions left empty, for classifier-free guidance (Ho & Salimans, 2022)
 SNR_LIMIT = 5.0  # weights of the steps as in Hang et al., 2023 ("Min-SNR")
 GUESS_WEIGHT, CONDITIONING_RATE = 0.1, 0.3

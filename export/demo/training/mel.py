@@ -13,7 +13,7 @@ QUIETEST = 1e-5  # magnitudes below are silence
 
 def log_mel(audio: torch.Tensor) -> torch.Tensor:
     """Natural logarithm of the mel magnitudes of (rows, samples): (rows, samples // 160, 64)."""
-    return (magnitudes(audio, FFT_SAMPLES, HOP_SAMPLES) @ _filters().to(audio.device)).clamp(min=QUIETEST).log()
+    return (magnitudes(audio, FFT_SAMPLES, HOP_SAMPLES) @ filters().to(audio.device)).clamp(min=QUIETEST).log()
 
 
 def magnitudes(audio: torch.Tensor, window: int, hop: int) -> torch.Tensor:
@@ -25,7 +25,8 @@ def magnitudes(audio: torch.Tensor, window: int, hop: int) -> torch.Tensor:
 
 
 @cache
-def _filters() -> torch.Tensor:
+def filters() -> torch.Tensor:
+    """Of Slaney's mel scale, (fft bins, mel bins)."""
     spec = FeatureExtractorSpec(
         sample_rate_hz=SAMPLE_RATE_HZ,
         fft_samples=FFT_SAMPLES,

@@ -7,7 +7,7 @@ import torch
 
 from export.demo.training.parts import PARTS, load
 
-TRAINED = ("vae", "vocoder", "clap", "diffusion")
+TRAINED = ("latents", "vocoder", "audio_tower", "diffusion")
 
 
 def pack(folder: Path, out: Path, scaling_factor: float) -> int:

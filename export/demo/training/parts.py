@@ -32,7 +32,13 @@ SIZES: dict[str, dict[str, Any]] = {
         "down_block_types": ["DownEncoderBlock2D"] * 4,
         "up_block_types": ["UpDecoderBlock2D"] * 4,
     },
-    "vocoder": {"upsample_initial_channel": 128},
+    "vocoder": {  # two stages at the frame rate, then to 2 and to 16 kHz: see vocoder.py
+        "upsample_initial_channel": 384,
+        "upsample_rates": [1, 1, 20, 8],
+        "upsample_kernel_sizes": [1, 1, 40, 48],
+        "resblock_kernel_sizes": [1],
+        "resblock_dilation_sizes": [[1]],
+    },
 }
 PARTS = ("text_encoder", "text_encoder_2", "projection_model", "language_model", "unet", "vae", "vocoder")
 
@@ -48,7 +54,7 @@ def load(folder: Path, *stages: Path) -> Any:
     from transformers import GPT2LMHeadModel
 
     language_model = GPT2LMHeadModel.from_pretrained(folder / "language_model")
-    pipeline = AudioLDM2Pipeline.from_pretrained(folder, language_model=language_model, torch_dtype=torch.float32)
+    pipeline = AudioLDM2Pipeline.from_pretrained(folder, language_model=language_model, dtype=torch.float32)
     for stage in stages:
         for name, weights in averaged(stage).items():
             if name in PARTS:

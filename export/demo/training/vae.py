@@ -43,16 +43,44 @@ def run(folder: Path, vae: Any, plan: Plan, minutes: float) -> bool:
 
 @torch.no_grad()
 def write_latents(folder: Path, vae: Any) -> float:
-    """Write the latents' means of every clip, (clips, 16, 32, 8) float16, and return the scaling factor: 1 / spread."""
-    vae.eval()
-    mels = np.load(folder / "data" / "mels.npy")
-    latents: np.ndarray | None = None
-    for start in range(0, len(mels), 100):
-        mel = torch.from_numpy(mels[start : start + 100].astype(np.float32))[:, None]
-        mean = vae.encode(mel).latent_dist.mean.numpy()
-        if latents is None:
-            shape = (len(mels), *mean.shape[1:])
-            latents = np.lib.format.open_memmap(folder / "data" / "latents.npy", "w+", np.float16, shape)
-        latents[start : start + 100] = mean
-    assert latents is not None
+    """Write the latents' means of every clip, (clips, channels, 32, 8) float16. Returns the scaling factor, 1 / spread.
+
+    The autoencoder is kept with standardised latents in `folder`/latents.pt.
+    """
+    vae.eval().to(memory_format=torch.channels_last)
+    vae.set_attn_processor(AttnProcessor())
+    mels = np.load(folder / "data" / "mels.npy", mmap_mode="r")
+    standardise(vae, _encode(vae, mels[:: max(1, len(mels) // 1000)]))
+    torch.save({"average": nn.ModuleDict({"vae": vae}).state_dict()}, folder / "latents.pt")
+    channels = vae.config.latent_channels
+    shape = (len(mels), channels, mels.shape[1] // 8, mels.shape[2] // 8)
+    latents = np.lib.format.open_memmap(folder / "data" / "latents.npy", "w+", np.float16, shape)
+    for start in range(0, len(mels), 500):
+        latents[start : start + 500] = _encode(vae, mels[start : start + 500])[:, :channels].numpy()
     return 1 / float(np.std(latents[::7].astype(np.float32)))
+
+
+@torch.no_grad()
+def standardise(vae: Any, moments: torch.Tensor) -> None:
+    """Give each channel of the latents mean 0 and, with the posterior's own variance, variance 1.
+
+    Folded into the convolutions around the latents, so that decoding undoes it. `moments` are means and logarithms of
+    variances, (clips, 2 channels, frames, bins). A channel that says little stays small: its noise counts.
+    """
+    mean, log_variance = moments.chunk(2, dim=1)
+    middle = mean.mean(dim=(0, 2, 3))  # (channels,)
+    spread = (mean.var(dim=(0, 2, 3)) + log_variance.exp().mean(dim=(0, 2, 3))).sqrt()
+    after, before = vae.post_quant_conv, vae.quant_conv
+    after.bias += (after.weight * middle[None, :, None, None]).sum(dim=(1, 2, 3))
+    after.weight *= spread[None, :, None, None]
+    channels = len(middle)
+    before.weight[:channels] /= spread[:, None, None, None]
+    before.bias[:channels] = (before.bias[:channels] - middle) / spread
+    before.bias[channels:] -= 2 * spread.log()
+
+
+def _encode(vae: Any, mels: np.ndarray) -> torch.Tensor:
+    """Moments (clips, 2 channels, frames / 8, bins / 8) of (clips, frames, bins); four at once stay in the cache."""
+    rows = torch.from_numpy(mels.astype(np.float32))[:, None].contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        return torch.cat([vae.encode(some).latent_dist.parameters.float() for some in rows.split(4)])

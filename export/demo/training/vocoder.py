@@ -8,22 +8,22 @@ import numpy as np
 import torch
 from torch import nn
 
-from export.demo.checkpoint import scale_weights
 from export.demo.training.data import Dataset
 from export.demo.training.loop import Losses, Plan, train
 from export.demo.training.mel import HOP_SAMPLES, log_mel, magnitudes
+from export.demo.training.oscillators import start_as_oscillators
 
-PLAN = Plan(steps=3500, batch=16, learning_rate=1e-3)
+PLAN = Plan(steps=500, batch=16, learning_rate=2e-5, warmup=50, ema=0.99)  # larger rates unlearn the start
 FRAMES = 48  # of a segment
 RESOLUTIONS = ((2048, 512), (1024, 256), (512, 128), (256, 64))  # window, hop
 QUIET, QUIET_MEL = 1e-2, 2e-4  # magnitudes below are not told apart: silence is not worth the network's effort
-MEAN, SPREAD = -5.0, 3.0  # of log-mel values, about: what the first layer takes away
 
 
 def run(folder: Path, vocoder: Any, plan: Plan, minutes: float) -> bool:
     """Train the vocoder, kept in `folder`/vocoder.pt. Returns whether all steps are done."""
     data = Dataset.open(folder / "data")
-    prepare(vocoder)
+    start_as_oscillators(vocoder)
+    vocoder.conv_pre.requires_grad_(False)  # its kinks stay where they are
     last = data.mels.shape[1] - FRAMES
 
     def losses(rng: np.random.Generator, batch: int) -> Losses:
@@ -40,15 +40,6 @@ def run(folder: Path, vocoder: Any, plan: Plan, minutes: float) -> bool:
         return {"loss": mel + stft, "mel": mel, "stft": stft}
 
     return train(folder / "vocoder.pt", nn.ModuleDict({"vocoder": vocoder}), plan, losses, minutes)
-
-
-@torch.no_grad()
-def prepare(vocoder: Any) -> None:
-    """Weights that pass the signal on, quietly: as the class initialises them the waveform starts at 1e-10."""
-    scale_weights(vocoder, 1.0)
-    vocoder.conv_pre.weight /= SPREAD
-    vocoder.conv_pre.bias -= MEAN * vocoder.conv_pre.weight.sum(dim=(1, 2))
-    vocoder.conv_post.weight *= 0.1
 
 
 def _audible(log_mel: torch.Tensor) -> torch.Tensor:
