@@ -15,6 +15,7 @@ from export.demo.sounds import CLASSES
 from export.demo.training import data
 from export.demo.training.__main__ import main
 from export.demo.training.conditioning import Conditioner
+from export.demo.training.embeds import Embeds, write_embeds
 from export.demo.training.loop import Plan
 from export.demo.training.mel import QUIETEST, log_mel
 from export.demo.training.oscillators import start_as_oscillators
@@ -35,6 +36,29 @@ def test_the_conditioning_is_what_the_pipeline_encodes(reference: Callable[[str]
             torch.testing.assert_close(t5[i, :length], expected_t5[0], rtol=1e-4, atol=1e-5)
             if i == 1:  # the longest of its chunk: GPT2's positions count the padding of the others
                 torch.testing.assert_close(generated[i], expected[0], rtol=1e-4, atol=1e-5)
+
+
+def test_written_embeddings_are_the_conditionings(
+    reference: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = ["rain", "a low siren", "one can hear a short, loud and rapid drum roll", "wind"]
+    nothing = np.zeros(0)
+    dataset = data.Dataset(nothing, [[text] for text in texts], nothing, nothing, nothing)
+    monkeypatch.setattr("export.demo.training.embeds.Dataset.open", lambda _: dataset)
+    monkeypatch.setattr("export.demo.training.conditioning.vary", lambda text, _: text)
+    conditioner = Conditioner(reference("plain"), values=64)
+    write_embeds(tmp_path, conditioner)
+    clips, dropped = np.array([2, 1, 3, 2]), np.array([False, False, True, False])
+    new, t5, mask = Embeds.open(tmp_path).draw(clips, dropped, np.random.default_rng())
+    for row, (clip, drop) in enumerate(zip(clips, dropped, strict=True)):
+        with torch.no_grad():
+            _, states, there = conditioner(["" if drop else texts[clip]], np.array([False]))
+        count = int(there.sum())
+        assert mask[row].tolist() == [1] * count + [0] * (mask.shape[1] - count)
+        torch.testing.assert_close(t5[row, :count], states[0], rtol=2e-3, atol=2e-3)
+        assert not t5[row, count:].any()
+    torch.testing.assert_close(new[0], new[3], rtol=0, atol=0)
+    assert (new[0] - new[1]).norm() > 0.01 * new[0].norm()
 
 
 @torch.no_grad()
@@ -105,7 +129,8 @@ def test_every_stage_runs_stops_and_packs(
     monkeypatch.setattr(data.write, "__defaults__", (2, 1, 0.5, 1))
     for module in ("vae", "vocoder", "clap", "conditioning", "diffusion"):
         monkeypatch.setattr(f"export.demo.training.{module}.PLAN", Plan(steps=3, batch=4, learning_rate=1e-4, warmup=1))
-    monkeypatch.setattr("export.demo.training.clap.AUDIO_PLAN", Plan(steps=2, batch=4, learning_rate=1e-4, warmup=1))
+    for plan in ("clap.AUDIO_PLAN", "diffusion.UNET_PLAN"):
+        monkeypatch.setattr(f"export.demo.training.{plan}", Plan(steps=2, batch=4, learning_rate=1e-4, warmup=1))
     assert main(["vae", "--folder", str(tmp_path)]) == 1
     assert "data, start, vae" in capsys.readouterr().err
     assert main(["all", "--folder", str(tmp_path), "--minutes", "0"]) == 2  # stopped in the first stage that takes long

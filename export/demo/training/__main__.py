@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 
 from export.demo.training import clap, conditioning, data, diffusion, vae, vocoder
+from export.demo.training.conditioning import Conditioner
+from export.demo.training.embeds import write_embeds
 from export.demo.training.loop import averaged
 from export.demo.training.pack import pack
 from export.demo.training.parts import load, write_start
@@ -26,6 +28,8 @@ STAGES = (
     "clap",
     "conditioning",
     "diffusion",
+    "embeds",
+    "unet",
     "audio_tower",  # after what hears the text tower alone
     "pack",
 )
@@ -82,6 +86,12 @@ def run(stage: str, folder: Path, minutes: float) -> bool:
         factor = json.loads(scaling.read_text())["scaling_factor"]
         heads = averaged(folder / "conditioning.pt")
         return diffusion.run(folder, pipeline, heads, factor, diffusion.PLAN, minutes)
+    elif stage == "embeds":
+        values = averaged(folder / "conditioning.pt")["guess"]["bias"].numel()
+        write_embeds(folder / "data", Conditioner(load(start, folder / "clap.pt", folder / "diffusion.pt"), values))
+    elif stage == "unet":
+        factor = json.loads(scaling.read_text())["scaling_factor"]
+        return diffusion.run_unet(folder, load(start, folder / "diffusion.pt"), factor, diffusion.UNET_PLAN, minutes)
     elif stage == "audio_tower":
         pipeline = load(start, folder / "clap.pt")
         file, plan = folder / "audio_tower.pt", clap.AUDIO_PLAN

@@ -39,7 +39,7 @@ class Conditioner(nn.Module):
         """
         order = np.argsort([len(text) for text in texts], kind="stable")
         said = ["" if drop else text for text, drop in zip(texts, dropped, strict=True)]
-        parts = [self._encode([said[i] for i in chunk]) for chunk in np.array_split(order, CHUNKS)]
+        parts = [self._encode([said[i] for i in chunk]) for chunk in np.array_split(order, min(CHUNKS, len(texts)))]
         back = torch.from_numpy(np.argsort(order))
         longest = max(mask.shape[1] for _, _, mask in parts)
         states = [nn.functional.pad(t5, (0, 0, 0, longest - t5.shape[1])) for _, t5, _ in parts]

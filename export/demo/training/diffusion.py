@@ -1,5 +1,6 @@
-"""The UNet, by the epsilon objective (Ho et al., 2020), and the conditioning with it."""
+"""The UNet, by the epsilon objective (Ho et al., 2020): together with its conditioning, then alone, which is faster."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,34 +11,43 @@ from torch import nn
 
 from export.demo.training.conditioning import Conditioner, draw_texts, values_a_frame
 from export.demo.training.data import Dataset
+from export.demo.training.embeds import Embeds
 from export.demo.training.loop import Losses, Plan, train
 
-PLAN = Plan(steps=5500, batch=64, learning_rate=8e-4)
+PLAN = Plan(steps=2300, batch=64, learning_rate=8e-4, decay=0.02)
+UNET_PLAN = Plan(steps=4000, batch=64, learning_rate=8e-4, warmup=100, decay=0.5)
 DROPPED = 0.1  # share of captions left empty, for classifier-free guidance (Ho & Salimans, 2022)
 SNR_LIMIT = 5.0  # weights of the steps as in Hang et al., 2023 ("Min-SNR")
 GUESS_WEIGHT, CONDITIONING_RATE = 0.1, 0.3
 
 
-def run(folder: Path, pipeline: Any, heads: dict[str, Any], scaling_factor: float, plan: Plan, minutes: float) -> bool:
-    """Train the UNet and what conditions it, kept in `folder`/diffusion.pt. Returns whether all steps are done."""
-    data = Dataset.open(folder / "data")
-    latents = np.load(folder / "data" / "latents.npy")
-    conditioner, unet = Conditioner(pipeline, values_a_frame(latents)), pipeline.unet
-    unet.set_attn_processor(AttnProcessor())  # 1.4 times as fast to train as the fused one on a CPU
-    for name in ("guess", "guess_1"):
-        getattr(conditioner, name).load_state_dict(heads[name])
-    kept = pipeline.scheduler.alphas_cumprod  # (1000,)
-    weights = (kept / (1 - kept)).clamp(max=SNR_LIMIT) / (kept / (1 - kept))
+@dataclass(frozen=True)
+class Latents:
+    """The clean latents of every clip, scaled as the UNet sees them, and how noise is added to them."""
 
-    def losses(rng: np.random.Generator, batch: int) -> Losses:
-        rows = np.sort(rng.integers(len(latents), size=batch))
-        clean = torch.from_numpy(latents[rows].astype(np.float32)) * scaling_factor
-        new, t5, mask = conditioner(draw_texts(data, rows, rng), rng.uniform(size=batch) < DROPPED)
-        # one timestep from each of `batch` equal parts, in random order
-        parts = (rng.permutation(batch) + rng.uniform(size=batch)) / batch
-        steps = torch.from_numpy((parts * len(kept)).astype(np.int64))
+    clean: np.ndarray  # (clips, channels, frames, bins) float16, unscaled
+    scaling_factor: float
+    kept: torch.Tensor  # (timesteps,) share of the variance that is still signal: alphas_cumprod
+
+    @classmethod
+    def open(cls, folder: Path, scaling_factor: float, scheduler: Any) -> "Latents":
+        """Read what the stage `latents` wrote into `folder`/data."""
+        return cls(np.load(folder / "data" / "latents.npy"), scaling_factor, scheduler.alphas_cumprod)
+
+    def rows(self, rows: np.ndarray) -> torch.Tensor:
+        """(rows, channels, frames, bins) float32, scaled."""
+        return torch.from_numpy(self.clean[rows].astype(np.float32)) * self.scaling_factor
+
+    def losses(self, unet: Any, clean: torch.Tensor, rng: np.random.Generator, *conditioning: torch.Tensor) -> Losses:
+        """Errors in guessing the noise, weighted by the step (the loss) and plain. `conditioning` is as of Conditioner.
+
+        Every row has its own step, one from each of as many equal parts of the schedule.
+        """
+        new, t5, mask = conditioning
+        parts = (rng.permutation(len(clean)) + rng.uniform(size=len(clean))) / len(clean)
+        steps = torch.from_numpy((parts * len(self.kept)).astype(np.int64))
         noise = torch.randn_like(clean)
-        at = kept[steps][:, None, None, None]
+        at = self.kept[steps][:, None, None, None]
         noisy = at.sqrt() * clean + (1 - at).sqrt() * noise
         with torch.autocast("cpu", torch.bfloat16):
             found = unet(
@@ -48,9 +58,24 @@ def run(folder: Path, pipeline: Any, heads: dict[str, Any], scaling_factor: floa
                 encoder_attention_mask_1=mask,
             ).sample
         errors = (found.float() - noise).square().mean(dim=(1, 2, 3))
+        ratio = self.kept[steps] / (1 - self.kept[steps])  # of signal to noise
+        return {"loss": (errors * ratio.clamp(max=SNR_LIMIT) / ratio).mean(), "error": errors.mean()}
+
+
+def run(folder: Path, pipeline: Any, heads: dict[str, Any], scaling_factor: float, plan: Plan, minutes: float) -> bool:
+    """Train the UNet and what conditions it, kept in `folder`/diffusion.pt. Returns whether all steps are done."""
+    data, latents = Dataset.open(folder / "data"), Latents.open(folder, scaling_factor, pipeline.scheduler)
+    conditioner, unet = Conditioner(pipeline, values_a_frame(latents.clean)), plainly_attending(pipeline.unet)
+    for name in ("guess", "guess_1"):
+        getattr(conditioner, name).load_state_dict(heads[name])
+
+    def losses(rng: np.random.Generator, batch: int) -> Losses:
+        rows = np.sort(rng.integers(len(latents.clean), size=batch))
+        clean = latents.rows(rows)
+        new, t5, mask = conditioner(draw_texts(data, rows, rng), rng.uniform(size=batch) < DROPPED)
+        found = latents.losses(unet, clean, rng, new, t5, mask)
         guess = conditioner.guess_loss(new, t5, mask, clean)
-        loss = (errors * weights[steps]).mean()
-        return {"loss": loss + GUESS_WEIGHT * guess, "error": errors.mean(), "weighted": loss, "guess": guess}
+        return {**found, "loss": found["loss"] + GUESS_WEIGHT * guess, "weighted": found["loss"], "guess": guess}
 
     modules = nn.ModuleDict({"unet": unet, **dict(conditioner.named_children())})
     groups = [
@@ -58,3 +83,22 @@ def run(folder: Path, pipeline: Any, heads: dict[str, Any], scaling_factor: floa
         {"params": list(conditioner.parameters()), "scale": CONDITIONING_RATE},
     ]
     return train(folder / "diffusion.pt", modules, plan, losses, minutes, groups)
+
+
+def run_unet(folder: Path, pipeline: Any, scaling_factor: float, plan: Plan, minutes: float) -> bool:
+    """Train the UNet alone on written embeddings, kept in `folder`/unet.pt. Returns whether all steps are done."""
+    embeds, latents = Embeds.open(folder / "data"), Latents.open(folder, scaling_factor, pipeline.scheduler)
+    unet = plainly_attending(pipeline.unet)
+
+    def losses(rng: np.random.Generator, batch: int) -> Losses:
+        rows = np.sort(rng.integers(len(latents.clean), size=batch))
+        conditioning = embeds.draw(rows, rng.uniform(size=batch) < DROPPED, rng)
+        return latents.losses(unet, latents.rows(rows), rng, *conditioning)
+
+    return train(folder / "unet.pt", nn.ModuleDict({"unet": unet}), plan, losses, minutes)
+
+
+def plainly_attending(unet: Any) -> Any:
+    """The UNet with diffusers' plain attention: 1.4 times as fast to train as the fused one on a CPU."""
+    unet.set_attn_processor(AttnProcessor())
+    return unet

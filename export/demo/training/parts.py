@@ -16,7 +16,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "clap_text": {"hidden_size": 64, "intermediate_size": 192},
     "clap_audio": {"patch_embeds_hidden_size": 16, "hidden_size": 64, "depths": [2, 2, 2]},
     "t5": {"d_model": 64, "d_ff": 160, "num_layers": 3},
-    "gpt2": {"n_embd": 64, "n_positions": 256},
+    "gpt2": {"n_embd": 64, "n_positions": 160},  # T5 gives at most 128, the projection adds 5, and 8 are new
     "unet": {
         "sample_size": 32,
         "in_channels": 16,
