@@ -7,8 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.errors import MissingDependencyError
-from runtime.manifest import FeatureExtractorSpec
-from runtime.scoring import hz_to_mel, mel_filters
+from runtime.mel import hz_to_mel, mel_filters
 
 MEL_BINS, WINDOW_S, MOST_COLUMNS = 128, 0.064, 1500
 RANGE_DB = 80.0  # below the loudest point
@@ -65,15 +64,6 @@ def mel_levels_db(audio: npt.NDArray[np.float32], sample_rate_hz: int) -> npt.ND
     padded = np.pad(np.asarray(audio, np.float64), window // 2)
     frames = np.lib.stride_tricks.sliding_window_view(padded, window)[::hop]
     power = np.abs(np.fft.rfft(frames * np.hanning(window))) ** 2
-    spec = FeatureExtractorSpec(
-        sample_rate_hz=sample_rate_hz,
-        fft_samples=window,
-        hop_samples=hop,
-        mel_bins=MEL_BINS,
-        min_frequency_hz=0.0,
-        max_frequency_hz=sample_rate_hz / 2,
-        max_samples=len(audio),
-        padding="",
-    )
-    levels: npt.NDArray[np.float64] = 10 * np.log10(np.maximum(power @ mel_filters(spec), 1e-10)).T
+    filters = mel_filters(sample_rate_hz, window, MEL_BINS, 0.0, sample_rate_hz / 2)
+    levels: npt.NDArray[np.float64] = 10 * np.log10(np.maximum(power @ filters, 1e-10)).T
     return levels

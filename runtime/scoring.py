@@ -1,12 +1,11 @@
 """Ranking by CLAP: how well each waveform fits its prompt."""
 
-from functools import lru_cache
-
 import numpy as np
 import numpy.typing as npt
 import soxr
 
 from runtime.manifest import FeatureExtractorSpec
+from runtime.mel import mel_filters
 
 Floats = npt.NDArray[np.float32]
 
@@ -43,7 +42,10 @@ def log_mel(audio: npt.NDArray[np.floating], spec: FeatureExtractorSpec) -> Floa
     frames = np.lib.stride_tricks.sliding_window_view(padded, spec.fft_samples)[:: spec.hop_samples]
     window = np.hanning(spec.fft_samples + 1)[:-1]  # periodic
     power = np.abs(np.fft.rfft(frames * window)) ** 2  # (frames, bins)
-    mel = np.maximum(power @ mel_filters(spec), 1e-10)
+    filters = mel_filters(
+        spec.sample_rate_hz, spec.fft_samples, spec.mel_bins, spec.min_frequency_hz, spec.max_frequency_hz
+    )
+    mel = np.maximum(power @ filters, 1e-10)
     return (10.0 * np.log10(mel)).astype(np.float32)[None]
 
 
@@ -56,32 +58,3 @@ def _fit(audio: npt.NDArray[np.float64], size: int, padding: str) -> npt.NDArray
     if padding == "repeatpad":
         audio = np.tile(audio, size // len(audio))
     return np.pad(audio, (0, size - len(audio)))
-
-
-@lru_cache(maxsize=4)
-def mel_filters(spec: FeatureExtractorSpec) -> npt.NDArray[np.float64]:
-    """Triangles on Slaney's mel scale (Auditory Toolbox, 1998), each of unit area: (fft bins, mel bins)."""
-    low, high = hz_to_mel(np.asarray([spec.min_frequency_hz, spec.max_frequency_hz]))
-    edges = _mel_to_hz(np.linspace(low, high, spec.mel_bins + 2))
-    bins = np.linspace(0, spec.sample_rate_hz / 2, spec.fft_samples // 2 + 1)
-    widths = np.diff(edges)
-    ramps = edges[None, :] - bins[:, None]  # (fft bins, mel bins + 2)
-    rising, falling = -ramps[:, :-2] / widths[:-1], ramps[:, 2:] / widths[1:]
-    triangles = np.maximum(0.0, np.minimum(rising, falling))
-    filters: npt.NDArray[np.float64] = triangles * (2.0 / (edges[2:] - edges[:-2]))
-    return filters
-
-
-# Slaney's scale: linear below 1 kHz, 15 mel there, then a factor of 6.4 every 27 mel
-_KNEE_HZ, _KNEE_MEL, _STEP = 1000.0, 15.0, np.log(6.4) / 27.0
-
-
-def hz_to_mel(hz: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Hertz on Slaney's mel scale."""
-    above = _KNEE_MEL + np.log(np.maximum(hz, _KNEE_HZ) / _KNEE_HZ) / _STEP
-    return np.where(hz < _KNEE_HZ, hz * _KNEE_MEL / _KNEE_HZ, above)
-
-
-def _mel_to_hz(mel: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    above = _KNEE_HZ * np.exp(_STEP * (np.maximum(mel, _KNEE_MEL) - _KNEE_MEL))
-    return np.where(mel < _KNEE_MEL, mel * _KNEE_HZ / _KNEE_MEL, above)

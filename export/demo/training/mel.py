@@ -4,8 +4,7 @@ from functools import cache
 
 import torch
 
-from runtime.manifest import FeatureExtractorSpec
-from runtime.scoring import mel_filters
+from runtime.mel import mel_filters
 
 SAMPLE_RATE_HZ, FFT_SAMPLES, HOP_SAMPLES, MEL_BINS = 16_000, 1024, 160, 64
 QUIETEST = 1e-5  # magnitudes below are silence
@@ -27,14 +26,5 @@ def magnitudes(audio: torch.Tensor, window: int, hop: int) -> torch.Tensor:
 @cache
 def filters() -> torch.Tensor:
     """Of Slaney's mel scale, (fft bins, mel bins)."""
-    spec = FeatureExtractorSpec(
-        sample_rate_hz=SAMPLE_RATE_HZ,
-        fft_samples=FFT_SAMPLES,
-        hop_samples=HOP_SAMPLES,
-        mel_bins=MEL_BINS,
-        min_frequency_hz=0.0,
-        max_frequency_hz=SAMPLE_RATE_HZ / 2,
-        max_samples=0,
-        padding="",
-    )
-    return torch.from_numpy(mel_filters(spec).astype("float32"))  # (fft bins, mel bins)
+    found = mel_filters(SAMPLE_RATE_HZ, FFT_SAMPLES, MEL_BINS, 0.0, SAMPLE_RATE_HZ / 2)
+    return torch.from_numpy(found.astype("float32"))
