@@ -1,14 +1,15 @@
 # Each target sets up what it needs in .venv, from an empty checkout.
 PYTHON ?= python3
 BIN := .venv/bin
-PROMPT ?= The sound of a hammer hitting a wooden surface.
+PROMPT ?= a rising chirp
 
 .PHONY: demo test lint bench clean
 
-# build the demo bundle and make a sound with it
+# build the demo bundle, make a sound with it and draw it
 demo: .venv/export
 	$(BIN)/python -m export build --checkpoint demo --out engines/demo
-	$(BIN)/trt-audioldm2 "$(PROMPT)" --engines engines/demo --steps 20 --output demo.wav
+	$(BIN)/trt-audioldm2 "$(PROMPT)" --engines engines/demo --steps 20 \
+		--scheduler DPMSolverMultistepScheduler --seed 1 --plot --output demo.wav
 
 # lint, types, tests: what CI runs
 test: lint
@@ -27,11 +28,11 @@ bench: .venv/export
 	$(PYTHON) -m venv .venv
 
 .venv/export: .venv/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[cpu,export]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[cpu,export,plot]"
 	touch $@
 
 .venv/dev: .venv/export
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[cpu,export,tts,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[cpu,export,plot,tts,dev]"
 	touch $@
 
 clean:

@@ -99,8 +99,7 @@ def _build(options: argparse.Namespace) -> None:
         ),
     )
     out = options.out or Path(ENGINES_FOLDER) / (_bundle_name(options.checkpoint) + target.suffix)
-    with open_checkpoint(options.checkpoint, options.revision) as checkpoint:
-        build(checkpoint, out, target)
+    build(open_checkpoint(options.checkpoint, options.revision), out, target)
     print(f"built {out}")
 
 
@@ -111,8 +110,7 @@ def _verify(options: argparse.Namespace) -> None:
     bundle = Bundle.read(options.bundle)
     made_from = bundle.manifest.checkpoint
     revision = made_from.revision if options.checkpoint is None else None
-    with open_checkpoint(options.checkpoint or made_from.id, revision) as checkpoint:
-        verify(bundle, checkpoint)
+    verify(bundle, open_checkpoint(options.checkpoint or made_from.id, revision))
     print(f"verified {options.bundle}")
 
 

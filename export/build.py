@@ -5,8 +5,7 @@ import importlib
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -15,7 +14,7 @@ import onnx
 from export.checkpoint import Checkpoint
 from export.components import COMPONENTS
 from export.consistency import check_consistency
-from export.demo import write_checkpoint
+from export.demo import TRAINED
 from export.errors import CheckpointError
 from export.hub import fetch
 from export.islands import measure_islands
@@ -50,20 +49,16 @@ VOCABULARY = "vocabulary.json"
 Report = Callable[[str], None]
 
 
-@contextmanager
-def open_checkpoint(identifier: str, revision: str | None = None) -> Iterator[Checkpoint]:
+def open_checkpoint(identifier: str, revision: str | None = None) -> Checkpoint:
     """The checkpoint that a user names: `demo`, a local folder, or a hub id. Raises CheckpointError."""
     if identifier == DEMO:
-        with tempfile.TemporaryDirectory() as folder:
-            write_checkpoint(Path(folder))
-            yield Checkpoint(Path(folder), DEMO)
-    elif Path(identifier).is_dir():
+        return Checkpoint(TRAINED, DEMO)
+    if Path(identifier).is_dir():
         if revision is not None:
             raise CheckpointError(f"'{identifier}' is a folder: --revision is for checkpoints on the hub")
-        yield Checkpoint(Path(identifier), identifier)
-    else:
-        cached, commit = fetch(identifier, revision)
-        yield Checkpoint(cached, identifier, commit)
+        return Checkpoint(Path(identifier), identifier)
+    cached, commit = fetch(identifier, revision)
+    return Checkpoint(cached, identifier, commit)
 
 
 def build(checkpoint: Checkpoint, out: Path, target: Target | None = None, report: Report = print) -> None:

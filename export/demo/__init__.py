@@ -1,12 +1,15 @@
 """`--checkpoint demo`: an embedded checkpoint of the real architecture, and the sounds that one can be trained on."""
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from export.demo.checkpoint import CONFIGS, PHONEMES, make_pipeline, scale_weights, write_checkpoint
 
-__all__ = ["CONFIGS", "PHONEMES", "make_pipeline", "scale_weights", "write_checkpoint"]
+TRAINED = Path(__file__).parent / "trained"  # what `--checkpoint demo` opens, in diffusers' layout
+
+__all__ = ["CONFIGS", "PHONEMES", "TRAINED", "make_pipeline", "scale_weights", "write_checkpoint"]
 
 
 def __getattr__(name: str) -> Any:

@@ -129,7 +129,7 @@ def test_every_stage_runs_stops_and_packs(
     monkeypatch.setattr(data.write, "__defaults__", (2, 1, 0.5, 1))
     for module in ("vae", "vocoder", "clap", "conditioning", "diffusion"):
         monkeypatch.setattr(f"export.demo.training.{module}.PLAN", Plan(steps=3, batch=4, learning_rate=1e-4, warmup=1))
-    for plan in ("clap.AUDIO_PLAN", "diffusion.UNET_PLAN"):
+    for plan in ("clap.AUDIO_PLAN", "diffusion.UNET_PLAN", "diffusion.LAST_PLAN"):
         monkeypatch.setattr(f"export.demo.training.{plan}", Plan(steps=2, batch=4, learning_rate=1e-4, warmup=1))
     assert main(["vae", "--folder", str(tmp_path)]) == 1
     assert "data, start, vae" in capsys.readouterr().err

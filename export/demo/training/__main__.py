@@ -30,6 +30,7 @@ STAGES = (
     "diffusion",
     "embeds",
     "unet",
+    "last",
     "audio_tower",  # after what hears the text tower alone
     "pack",
 )
@@ -82,16 +83,25 @@ def run(stage: str, folder: Path, minutes: float) -> bool:
         factor = json.loads(scaling.read_text())["scaling_factor"]
         return conditioning.run(folder, pipeline, factor, conditioning.PLAN, minutes)
     elif stage == "diffusion":
-        pipeline = load(start, folder / "clap.pt", folder / "conditioning.pt")
+        pipeline, heads = (
+            load(start, folder / "clap.pt", folder / "conditioning.pt"),
+            averaged(folder / "conditioning.pt"),
+        )
         factor = json.loads(scaling.read_text())["scaling_factor"]
-        heads = averaged(folder / "conditioning.pt")
-        return diffusion.run(folder, pipeline, heads, factor, diffusion.PLAN, minutes)
+        return diffusion.run(folder / "diffusion.pt", pipeline, heads, factor, diffusion.PLAN, minutes)
     elif stage == "embeds":
         values = averaged(folder / "conditioning.pt")["guess"]["bias"].numel()
         write_embeds(folder / "data", Conditioner(load(start, folder / "clap.pt", folder / "diffusion.pt"), values))
     elif stage == "unet":
         factor = json.loads(scaling.read_text())["scaling_factor"]
         return diffusion.run_unet(folder, load(start, folder / "diffusion.pt"), factor, diffusion.UNET_PLAN, minutes)
+    elif stage == "last":
+        stages, heads = (
+            (folder / f"{name}.pt" for name in ("clap", "diffusion", "unet")),
+            averaged(folder / "diffusion.pt"),
+        )
+        factor = json.loads(scaling.read_text())["scaling_factor"]
+        return diffusion.run(folder / "last.pt", load(start, *stages), heads, factor, diffusion.LAST_PLAN, minutes)
     elif stage == "audio_tower":
         pipeline = load(start, folder / "clap.pt")
         file, plan = folder / "audio_tower.pt", clap.AUDIO_PLAN

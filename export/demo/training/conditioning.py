@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
+from export.demo.sounds import CLASSES
 from export.demo.training.clap import text_embeds
 from export.demo.training.data import Dataset, vary
 from export.demo.training.loop import Losses, Plan, train
@@ -15,10 +16,11 @@ from export.demo.training.loop import Losses, Plan, train
 PLAN = Plan(steps=800, batch=96, learning_rate=2e-3, ema=0.99)
 CHUNKS = 2  # of captions of like length: GPT2's positions count padding, and in use there is little of it
 NEW_EMBEDS = 8
+HEADS = ("guess", "guess_1", "name", "name_1")
 
 
 class Conditioner(nn.Module):
-    """T5, projection and GPT2, trained; CLAP's text tower, frozen. The heads guess latents and train the rest."""
+    """T5, projection and GPT2, trained; CLAP's text tower, frozen. Heads guess latents and class, to train the rest."""
 
     def __init__(self, pipeline: Any, values: int) -> None:
         super().__init__()
@@ -27,6 +29,8 @@ class Conditioner(nn.Module):
         width = pipeline.text_encoder_2.config.d_model
         self.guess = nn.Linear(pipeline.language_model.config.n_embd, values)
         self.guess_1 = nn.Linear(width, values)
+        self.name = nn.Linear(pipeline.language_model.config.n_embd, len(CLASSES))
+        self.name_1 = nn.Linear(width, len(CLASSES))
         for layer in self.modules():
             if isinstance(layer, nn.Dropout):
                 layer.p = 0.0  # captions are varied as it is
@@ -63,18 +67,20 @@ class Conditioner(nn.Module):
             new.append(states)
         return torch.cat(new, dim=1), t5, ids.attention_mask
 
-    def guess_loss(
-        self, new: torch.Tensor, t5: torch.Tensor, mask: torch.Tensor, latents: torch.Tensor
-    ) -> torch.Tensor:
-        """Error in guessing each eighth of the latents from its embedding, and all of them from T5.
+    def loss(
+        self, new: torch.Tensor, t5: torch.Tensor, mask: torch.Tensor, latents: torch.Tensor, labels: torch.Tensor
+    ) -> Losses:
+        """Errors of the heads in guessing each eighth of the latents, and the class.
 
-        As AudioLDM2's GPT2 guesses features of the audio (Liu et al., 2023).
-        Latents are (rows, channels, frames, bins).
+        From GPT2's embeddings each eighth, as AudioLDM2's GPT2 guesses features of the audio (Liu et al., 2023); from
+        T5's states the mean. Means do not tell what rises from what falls: that takes the class, from both.
+        Latents are (rows, channels, frames, bins), labels (rows,), -100 where the caption was dropped.
         """
         eighths = latents.unflatten(2, (NEW_EMBEDS, -1)).mean(3).transpose(1, 2).flatten(2)
         pooled = (t5 * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-        error = (self.guess(new) - eighths).square().mean()
-        return error + (self.guess_1(pooled) - eighths.mean(1)).square().mean()
+        guess = (self.guess(new) - eighths).square().mean() + (self.guess_1(pooled) - eighths.mean(1)).square().mean()
+        named = [nn.functional.cross_entropy(found, labels) for found in (self.name(new.mean(1)), self.name_1(pooled))]
+        return {"loss": guess + sum(named), "guess": guess, "named": sum(named) / 2}
 
 
 def draw_texts(data: Dataset, rows: np.ndarray, rng: np.random.Generator) -> list[str]:
@@ -91,11 +97,17 @@ def run(folder: Path, pipeline: Any, scaling_factor: float, plan: Plan, minutes:
     def losses(rng: np.random.Generator, batch: int) -> Losses:
         rows = np.sort(rng.integers(len(latents), size=batch))
         target = torch.from_numpy(latents[rows].astype(np.float32)) * scaling_factor
-        new, t5, mask = conditioner(draw_texts(data, rows, rng), rng.uniform(size=batch) < 0.05)
-        return {"loss": conditioner.guess_loss(new, t5, mask, target)}
+        dropped = rng.uniform(size=batch) < 0.05
+        new, t5, mask = conditioner(draw_texts(data, rows, rng), dropped)
+        return conditioner.loss(new, t5, mask, target, labels_of(data, rows, dropped))
 
     modules = nn.ModuleDict(dict(conditioner.named_children()))
     return train(folder / "conditioning.pt", modules, plan, losses, minutes)
+
+
+def labels_of(data: Dataset, rows: np.ndarray, dropped: np.ndarray) -> torch.Tensor:
+    """(rows,) the class of each clip, -100 where its caption was dropped."""
+    return torch.from_numpy(np.where(dropped, -100, data.labels[rows]))
 
 
 def values_a_frame(latents: np.ndarray) -> int:

@@ -1,4 +1,4 @@
-"""The UNet, by the epsilon objective (Ho et al., 2020): together with its conditioning, then alone, which is faster."""
+"""The UNet, by the epsilon objective (Ho et al., 2020): together with its conditioning, alone, together."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,16 +9,17 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
-from export.demo.training.conditioning import Conditioner, draw_texts, values_a_frame
+from export.demo.training.conditioning import HEADS, Conditioner, draw_texts, labels_of, values_a_frame
 from export.demo.training.data import Dataset
 from export.demo.training.embeds import Embeds
 from export.demo.training.loop import Losses, Plan, train
 
 PLAN = Plan(steps=2300, batch=64, learning_rate=8e-4, decay=0.02)
 UNET_PLAN = Plan(steps=4000, batch=64, learning_rate=8e-4, warmup=100, decay=0.5)
+LAST_PLAN = Plan(steps=1500, batch=64, learning_rate=5e-4, warmup=100, decay=0.7, ema=0.998)
 DROPPED = 0.1  # share of captions left empty, for classifier-free guidance (Ho & Salimans, 2022)
 SNR_LIMIT = 5.0  # weights of the steps as in Hang et al., 2023 ("Min-SNR")
-GUESS_WEIGHT, CONDITIONING_RATE = 0.1, 0.3
+HINTS_WEIGHT, CONDITIONING_RATE = 0.1, 0.3
 
 
 @dataclass(frozen=True)
@@ -62,27 +63,28 @@ class Latents:
         return {"loss": (errors * ratio.clamp(max=SNR_LIMIT) / ratio).mean(), "error": errors.mean()}
 
 
-def run(folder: Path, pipeline: Any, heads: dict[str, Any], scaling_factor: float, plan: Plan, minutes: float) -> bool:
-    """Train the UNet and what conditions it, kept in `folder`/diffusion.pt. Returns whether all steps are done."""
+def run(file: Path, pipeline: Any, heads: dict[str, Any], scaling_factor: float, plan: Plan, minutes: float) -> bool:
+    """Train the UNet and what conditions it, kept in `file`. Returns whether all steps are done."""
+    folder = file.parent
     data, latents = Dataset.open(folder / "data"), Latents.open(folder, scaling_factor, pipeline.scheduler)
     conditioner, unet = Conditioner(pipeline, values_a_frame(latents.clean)), plainly_attending(pipeline.unet)
-    for name in ("guess", "guess_1"):
+    for name in HEADS:
         getattr(conditioner, name).load_state_dict(heads[name])
 
     def losses(rng: np.random.Generator, batch: int) -> Losses:
         rows = np.sort(rng.integers(len(latents.clean), size=batch))
-        clean = latents.rows(rows)
-        new, t5, mask = conditioner(draw_texts(data, rows, rng), rng.uniform(size=batch) < DROPPED)
+        clean, dropped = latents.rows(rows), rng.uniform(size=batch) < DROPPED
+        new, t5, mask = conditioner(draw_texts(data, rows, rng), dropped)
         found = latents.losses(unet, clean, rng, new, t5, mask)
-        guess = conditioner.guess_loss(new, t5, mask, clean)
-        return {**found, "loss": found["loss"] + GUESS_WEIGHT * guess, "weighted": found["loss"], "guess": guess}
+        hints = conditioner.loss(new, t5, mask, clean, labels_of(data, rows, dropped))
+        return {**hints, **found, "loss": found["loss"] + HINTS_WEIGHT * hints["loss"], "weighted": found["loss"]}
 
     modules = nn.ModuleDict({"unet": unet, **dict(conditioner.named_children())})
     groups = [
         {"params": list(unet.parameters()), "scale": 1.0},
         {"params": list(conditioner.parameters()), "scale": CONDITIONING_RATE},
     ]
-    return train(folder / "diffusion.pt", modules, plan, losses, minutes, groups)
+    return train(file, modules, plan, losses, minutes, groups)
 
 
 def run_unet(folder: Path, pipeline: Any, scaling_factor: float, plan: Plan, minutes: float) -> bool:

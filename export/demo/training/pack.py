@@ -7,7 +7,7 @@ import torch
 
 from export.demo.training.parts import PARTS, load
 
-TRAINED = ("latents", "vocoder", "audio_tower", "diffusion", "unet")
+TRAINED = ("latents", "vocoder", "audio_tower", "last")
 
 
 def pack(folder: Path, out: Path, scaling_factor: float) -> int:
