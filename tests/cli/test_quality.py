@@ -14,7 +14,7 @@ from bench.contenders import Ours, Reference, Setting
 from bench.sounds import real_clips
 from export.demo.sounds import SYNTHESISED_CLASSES, draw
 
-CLASSES = ("rising_chirp", "metronome", "siren")
+CLASSES = ("rising_chirp", "clock", "siren")
 
 
 @pytest.fixture
