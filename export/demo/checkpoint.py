@@ -1,4 +1,4 @@
-"""`--checkpoint demo`: a small random-weight checkpoint of the real architecture, for machines that reach no hub.
+"""Small random-weight checkpoints of the real architecture: what tests use, and where the demo's training starts.
 
 Real classes, real tokenizers trained on a few sentences, weights scaled so that the output is audible (a default
 initialisation gives silence, on which every comparison passes). It knows no sounds: it makes noise that depends on the

@@ -113,7 +113,7 @@ def test_captions_are_typed_in_many_ways_and_stay_themselves() -> None:
 
 def test_a_poor_recording_is_as_long_and_duller() -> None:
     rng = np.random.default_rng()
-    audio = rng.normal(0, 0.1, 16_000).astype(np.float32)
+    audio = rng.normal(0, 0.5, 16_000).astype(np.float32)
     spoiled = data.spoil(audio, rng)
     power = np.abs(np.fft.rfft(spoiled)) ** 2
     assert spoiled.shape == audio.shape

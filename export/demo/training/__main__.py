@@ -7,6 +7,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,6 +19,7 @@ from export.demo.training.pack import pack
 from export.demo.training.parts import load, write_start
 from runtime.errors import AudioLDM2Error
 
+SCALING = "scaling.json"
 STAGES = (
     "data",
     "start",
@@ -61,53 +63,45 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(stage: str, folder: Path, minutes: float) -> bool:
     """Run one stage. Returns False when its time was over before its steps."""
-    start, scaling = folder / "start", folder / "scaling.json"
+
+    def loaded(*stages: str) -> Any:
+        return load(folder / "start", *(folder / f"{name}.pt" for name in stages))
+
+    def factor() -> float:
+        return float(json.loads((folder / SCALING).read_text())["scaling_factor"])
+
     if stage == "data":
         data.write(folder / "data")
     elif stage == "start":
-        write_start(start, folder / "data" / "captions.json")
+        write_start(folder / "start", folder / "data" / "captions.json")
     elif stage == "vae":
-        return vae.run(folder, load(start).vae, vae.PLAN, minutes)
+        return vae.run(folder, loaded().vae, vae.PLAN, minutes)
     elif stage == "latents":
-        factor = vae.write_latents(folder, load(start, folder / "vae.pt").vae)
-        scaling.write_text(json.dumps({"scaling_factor": factor}))
+        scale = vae.write_latents(folder, loaded("vae").vae)
+        (folder / SCALING).write_text(json.dumps({"scaling_factor": scale}))
     elif stage == "vocoder":
-        return vocoder.run(folder, load(start).vocoder, vocoder.PLAN, minutes)
+        return vocoder.run(folder, loaded().vocoder, vocoder.PLAN, minutes)
     elif stage == "features":
         clap.write_features(folder / "data")
     elif stage == "clap":
-        pipeline = load(start)
-        return clap.run(folder / "clap.pt", pipeline.text_encoder, pipeline.tokenizer, clap.PLAN, minutes)
+        return clap.run(folder / "clap.pt", loaded(), clap.PLAN, minutes)
     elif stage == "conditioning":
-        pipeline = load(start, folder / "clap.pt")
-        factor = json.loads(scaling.read_text())["scaling_factor"]
-        return conditioning.run(folder, pipeline, factor, conditioning.PLAN, minutes)
+        return conditioning.run(folder, loaded("clap"), factor(), conditioning.PLAN, minutes)
     elif stage == "diffusion":
-        pipeline, heads = (
-            load(start, folder / "clap.pt", folder / "conditioning.pt"),
-            averaged(folder / "conditioning.pt"),
-        )
-        factor = json.loads(scaling.read_text())["scaling_factor"]
-        return diffusion.run(folder / "diffusion.pt", pipeline, heads, factor, diffusion.PLAN, minutes)
+        pipeline, heads = loaded("clap", "conditioning"), averaged(folder / "conditioning.pt")
+        return diffusion.run(folder / "diffusion.pt", pipeline, heads, factor(), diffusion.PLAN, minutes)
     elif stage == "embeds":
         values = averaged(folder / "conditioning.pt")["guess"]["bias"].numel()
-        write_embeds(folder / "data", Conditioner(load(start, folder / "clap.pt", folder / "diffusion.pt"), values))
+        write_embeds(folder / "data", Conditioner(loaded("clap", "diffusion"), values))
     elif stage == "unet":
-        factor = json.loads(scaling.read_text())["scaling_factor"]
-        return diffusion.run_unet(folder, load(start, folder / "diffusion.pt"), factor, diffusion.UNET_PLAN, minutes)
+        return diffusion.run_unet(folder, loaded("diffusion"), factor(), diffusion.UNET_PLAN, minutes)
     elif stage == "last":
-        stages, heads = (
-            (folder / f"{name}.pt" for name in ("clap", "diffusion", "unet")),
-            averaged(folder / "diffusion.pt"),
-        )
-        factor = json.loads(scaling.read_text())["scaling_factor"]
-        return diffusion.run(folder / "last.pt", load(start, *stages), heads, factor, diffusion.LAST_PLAN, minutes)
+        pipeline, heads = loaded("clap", "diffusion", "unet"), averaged(folder / "diffusion.pt")
+        return diffusion.run(folder / "last.pt", pipeline, heads, factor(), diffusion.LAST_PLAN, minutes)
     elif stage == "audio_tower":
-        pipeline = load(start, folder / "clap.pt")
-        file, plan = folder / "audio_tower.pt", clap.AUDIO_PLAN
-        return clap.run(file, pipeline.text_encoder, pipeline.tokenizer, plan, minutes, audio_alone=True)
+        return clap.run(folder / "audio_tower.pt", loaded("clap"), clap.AUDIO_PLAN, minutes, audio_alone=True)
     elif stage == "pack":
-        size = pack(folder, folder / "demo", json.loads(scaling.read_text())["scaling_factor"])
+        size = pack(folder, folder / "demo", factor())
         print(f"{size / 1e6:.1f} MB in {folder / 'demo'}")
     return True
 

@@ -39,11 +39,12 @@ def write_features(folder: Path) -> None:
         features[start : start + 32] = log_mels(rows, SAMPLE_RATE_HZ, FEATURES)
 
 
-def run(file: Path, clap: Any, tokenizer: Any, plan: Plan, minutes: float, audio_alone: bool = False) -> bool:
+def run(file: Path, pipeline: Any, plan: Plan, minutes: float, audio_alone: bool = False) -> bool:
     """Train both towers, or the audio tower to fit the other. Returns whether all steps are done.
 
     The weights are kept in `file`, beside the folder of the data.
     """
+    clap, tokenizer = pipeline.text_encoder, pipeline.tokenizer
     if audio_alone:
         for part in (clap.text_model, clap.text_projection):
             part.requires_grad_(False)

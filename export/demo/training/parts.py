@@ -32,7 +32,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "down_block_types": ["DownEncoderBlock2D"] * 4,
         "up_block_types": ["UpDecoderBlock2D"] * 4,
     },
-    "vocoder": {  # two stages at the frame rate, then to 2 and to 16 kHz: see vocoder.py
+    "vocoder": {  # two stages at the frame rate, then to 2 and to 16 kHz: see oscillators.py
         "upsample_initial_channel": 384,
         "upsample_rates": [1, 1, 20, 8],
         "upsample_kernel_sizes": [1, 1, 40, 48],

@@ -13,7 +13,7 @@ from export.demo.training.loop import Losses, Plan, train
 
 PLAN = Plan(steps=4000, batch=16, learning_rate=2e-3)
 FRAMES, KL_WEIGHT = 64, 3e-3
-MEAN, SPREAD = -5.0, 3.0  # of log-mel values, about: the first guess of the decoder
+MEAN = -5.0  # of log-mel values, about: the first guess of the decoder
 
 
 def run(folder: Path, vae: Any, plan: Plan, minutes: float) -> bool:
