@@ -10,7 +10,7 @@ from pathlib import Path
 from runtime.bundle import ENGINES_FOLDER, Bundle
 from runtime.errors import AudioLDM2Error
 
-BACKENDS = ("onnx", "tensorrt", "tensorrt-rtx")
+BACKENDS = ("onnx", "openvino", "tensorrt", "tensorrt-rtx")
 EXPORT_PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime")
 
 
@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--revision", help="branch, tag or commit of a hub checkpoint")
     build.add_argument("--out", type=Path, help=f"the bundle's folder (default: {ENGINES_FOLDER}/NAME)")
     build.add_argument("--backend", choices=BACKENDS, default="onnx", help="engine format (default: onnx)")
-    build.add_argument("--precision", choices=["fp32", "fp16", "bf16"], default="fp32", help="(default: fp32)")
+    build.add_argument("--precision", choices=["fp32", "fp16", "bf16", "int8"], help="(default: fp32; openvino: fp16)")
     _add_builder_options(build.add_argument_group("for tensorrt and tensorrt-rtx"))
     build.set_defaults(run=_build)
     verify = commands.add_parser("verify", help="compare a bundle with its checkpoint again", allow_abbrev=False)
@@ -85,7 +85,7 @@ def _build(options: argparse.Namespace) -> None:
     _quiet_libraries()
     target = Target(
         backend=options.backend,
-        precision=options.precision,
+        precision=options.precision or ("fp16" if options.backend == "openvino" else "fp32"),
         options=TensorRTOptions(
             max_waveforms=options.max_waveforms,
             max_duration_s=options.max_duration,

@@ -5,12 +5,13 @@ import importlib
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 import onnx
 
+from export.calibration import Feeds, record
 from export.checkpoint import Checkpoint
 from export.components import COMPONENTS
 from export.consistency import check_consistency
@@ -22,11 +23,12 @@ from export.onnx import export_onnx, save
 from export.parity import check_parity
 from export.precision import convert, read_model
 from export.staging import staged
-from export.target import Job, Target, build_keys
+from export.target import QUANTIZED, Job, Target, build_keys
 from runtime.bundle import Bundle
 from runtime.engine import TensorSpec
 from runtime.errors import BundleError
 from runtime.manifest import (
+    MANIFEST,
     SCHEMA,
     CheckpointSpec,
     EngineSpec,
@@ -41,6 +43,7 @@ from runtime.manifest import (
 DEMO = "demo"
 MAKERS = {  # backend: the module that makes its engines, by a function `make_engine(job)`
     "onnx": "export.engines_onnx",
+    "openvino": "export.engines_openvino",
     "tensorrt": "export.engines_tensorrt",
     "tensorrt-rtx": "export.engines_tensorrt",
 }
@@ -73,12 +76,15 @@ def build(checkpoint: Checkpoint, out: Path, target: Target | None = None, repor
     keys = build_keys(checkpoint, target, versions)
     earlier = _earlier_bundle(out)
     with staged(out) as folder:
-        engines = {}
+        engines: dict[str, EngineSpec] = {}
+        feeds: Mapping[str, list[Feeds]] | None = None
         for name, key in keys.items():
             reused = None if earlier is None else _reuse(earlier, folder, name, key)
             if reused is not None:
                 report(f"{name}: unchanged")
-            built = reused or _build_engine(checkpoint, folder, name, target, report)
+            if reused is None and feeds is None and target.precision == "int8" and name in QUANTIZED:
+                feeds = _calibration(checkpoint, out, folder, report)
+            built = reused or _build_engine(checkpoint, folder, name, target, report, (feeds or {}).get(name, []))
             engines[name] = msgspec.structs.replace(built, build_key=key)
             gc.collect()
         manifest = Manifest(
@@ -118,18 +124,33 @@ def verify(bundle: Bundle, checkpoint: Checkpoint, report: Report = print) -> No
         gc.collect()
 
 
-def _build_engine(checkpoint: Checkpoint, folder: Path, name: str, target: Target, report: Report) -> EngineSpec:
+def _calibration(checkpoint: Checkpoint, out: Path, folder: Path, report: Report) -> Mapping[str, list[Feeds]]:
+    """Inputs of the engines to quantize, from a float bundle of the same weights: one beside `out`, or a new one."""
+    for path in sorted(out.absolute().parent.glob(f"[!.]*/{MANIFEST}")):
+        beside = _earlier_bundle(path.parent)
+        if beside is not None and beside.is_float_of(checkpoint.weights_sha256):
+            report(f"calibrating with {path.parent}")
+            return record(path.parent, QUANTIZED)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".float-") as work:
+        report("building a float bundle to calibrate with")
+        build(checkpoint, Path(work, "float"), Target(), report)
+        return record(Path(work, "float"), QUANTIZED)
+
+
+def _build_engine(
+    checkpoint: Checkpoint, folder: Path, name: str, target: Target, report: Report, feeds: Sequence[Feeds] = ()
+) -> EngineSpec:
     """Trace one component, set its precision, and let the backend make an engine of the graph."""
     start = time.perf_counter()
     component = COMPONENTS[name](checkpoint)
-    if target.compiles and component.fuse_attention is not None:
+    if target.fuses_attention and component.fuse_attention is not None:
         component.fuse_attention()
     with tempfile.TemporaryDirectory(dir=folder, prefix=".graph-") as work:
         graph = Path(work, export_onnx(component, Path(work), name)[0])
         inputs = _graph_inputs(graph, component.inputs)
         model: onnx.ModelProto | None = None
         islands: tuple[Island, ...] = ()
-        if target.precision != "fp32":
+        if target.halves_graph:
             model = read_model(graph)
             islands = measure_islands(name, component, model, target.precision, report)
             save(convert(model, target.precision, component.islands_in(target.precision)).model, Path(work), name)
@@ -144,7 +165,8 @@ def _build_engine(checkpoint: Checkpoint, folder: Path, name: str, target: Targe
             folder=folder,
             report=report,
             model=model,
-            islands=component.islands_in(target.precision),
+            islands=component.islands_in(target.precision) if target.halves_graph else {},
+            feeds=feeds,
         )
         maker = importlib.import_module(MAKERS[target.backend])
         return msgspec.structs.replace(maker.make_engine(job), islands=islands)

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -14,10 +14,13 @@ from export.checkpoint import Checkpoint
 from export.components import COMPONENTS, Component
 from export.errors import BuildError
 from export.precision import PRECISIONS
+from runtime.device import Array
 from runtime.engine import TensorSpec
 
 PACKAGES = ("trt-audioldm2", "torch", "diffusers", "transformers", "onnxruntime", "onnxruntime-gpu")
+CPU_PACKAGES = ("openvino", "nncf")
 LONGEST_S = 3600
+QUANTIZED = ("unet", "vae_decoder", "vocoder")  # nearly all of the arithmetic; texts are short
 GROWING = ("unet", "vae_decoder")  # the engines that the longest duration bounds
 
 
@@ -48,9 +51,15 @@ class Target:
         bounds = self.options
         if bounds.max_waveforms < 1 or not 0 < bounds.max_duration_s <= LONGEST_S:
             raise BuildError(f"--max-waveforms has to be at least 1, --max-duration above 0 and at most {LONGEST_S}")
-        if self.precision not in PRECISIONS:
-            raise BuildError(f"unknown precision '{self.precision}': {', '.join(PRECISIONS)}")
-        if self.backend == "onnx" and self.options != TensorRTOptions():
+        if self.precision not in (*PRECISIONS, "int8"):
+            raise BuildError(f"unknown precision '{self.precision}': {', '.join(PRECISIONS)}, int8")
+        if self.backend == "openvino" and self.precision not in ("fp16", "int8"):
+            raise BuildError(
+                "--backend openvino: --precision fp16 or int8; it runs the fp32 graphs of --backend onnx too"
+            )
+        if self.precision == "int8" and self.backend != "openvino":
+            raise BuildError("--precision int8 is for --backend openvino")
+        if not self.compiles and self.options != TensorRTOptions():
             raise BuildError("shape bounds and builder options are for --backend tensorrt and tensorrt-rtx")
         if self.backend == "onnx" and self.precision == "bf16":
             raise BuildError("--precision bf16: ONNX Runtime runs no bfloat16 on a CPU; use fp32 or fp16")
@@ -62,7 +71,17 @@ class Target:
     @property
     def compiles(self) -> bool:
         """Whether the graph is compiled for a GPU rather than shipped."""
-        return self.backend != "onnx"
+        return self.backend not in ("onnx", "openvino")
+
+    @property
+    def fuses_attention(self) -> bool:
+        """Whether attention is one operator of the graph: OpenVINO and ONNX Runtime know it, halving does not."""
+        return self.backend == "openvino" or (self.backend == "onnx" and self.precision == "fp32")
+
+    @property
+    def halves_graph(self) -> bool:
+        """Whether precision is written into the graph (see `export.precision`) before the engine is made of it."""
+        return self.backend != "openvino" and self.precision != "fp32"
 
     @property
     def flavour(self) -> str:
@@ -78,7 +97,7 @@ class Target:
     def versions(self) -> dict[str, str]:
         """Versions of all that makes the engines."""
         versions = {}
-        for name in PACKAGES:  # one of the two onnxruntimes
+        for name in (*PACKAGES, *(CPU_PACKAGES if self.backend == "openvino" else ())):  # one of the two onnxruntimes
             with contextlib.suppress(importlib.metadata.PackageNotFoundError):
                 versions[name] = importlib.metadata.version(name)
         if self.compiles:
@@ -94,7 +113,8 @@ class Target:
 class Job:
     """One engine to make: the typed graph in a temporary folder, and where the engine goes.
 
-    `model` is the float32 graph with its weights, `islands` the patterns that apply; None and empty in float32.
+    `model` is the float32 graph with its weights, `islands` the patterns that apply; None and empty in float32. `feeds`
+    are recorded inputs to quantize by.
     """
 
     name: str
@@ -107,6 +127,7 @@ class Job:
     report: Callable[[str], None]
     model: ModelProto | None = None
     islands: Mapping[str, str] = field(default_factory=dict)
+    feeds: Sequence[Mapping[str, Array]] = ()
 
 
 def build_keys(checkpoint: Checkpoint, target: Target, versions: Mapping[str, str]) -> dict[str, str]:

@@ -5,15 +5,18 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
 from runtime.device import Device, HostDevice, open_device, usable_gpu
 from runtime.engine import Engine, load_engine
-from runtime.errors import BundleError, EngineError, IncompatibleEngineError, MissingDependencyError
+from runtime.errors import BundleError, EngineError, IncompatibleEngineError, InputError, MissingDependencyError
 from runtime.manifest import MANIFEST, FileSpec, Manifest, build_command, read_manifest
 
 ENGINES_FOLDER = "engines"
 ENGINES_VARIABLE = "TRT_AUDIOLDM2_ENGINES"
+BACKEND_VARIABLE = "TRT_AUDIOLDM2_BACKEND"
+GRAPH_BACKENDS = ("onnxruntime", "openvino")
 
 
 class Bundle:
@@ -43,16 +46,21 @@ class Bundle:
         """Whether its engines run on a GPU only."""
         return any(spec.built_for is not None for spec in self.manifest.engines.values())
 
+    def is_float_of(self, weights_sha256: str) -> bool:
+        """Whether it has graphs in float32 of these weights."""
+        kinds = {(spec.backend, spec.precision) for spec in self.manifest.engines.values()}
+        return self.manifest.checkpoint.weights_sha256 == weights_sha256 and kinds == {("onnxruntime", "fp32")}
+
     def default_device(self) -> str:
         """The device of `auto`: a GPU for engines that were compiled for one."""
         return "cuda" if self.needs_gpu() else "cpu"
 
-    def open_device(self, name: str = "auto") -> Device:
+    def open_device(self, name: str = "auto", precision: str = "auto") -> Device:
         """The device to run on. Where it cannot be had the error names a bundle beside this one that needs no GPU."""
         try:
             if name == "cpu" and self.needs_gpu():
                 raise EngineError(f"{self.folder} is compiled for GPUs: it does not run on device 'cpu'")
-            return open_device(self.default_device() if name == "auto" else name)
+            return open_device(self.default_device() if name == "auto" else name, precision)
         except (EngineError, MissingDependencyError) as error:
             others = [other.folder for other in self._siblings() if not other.needs_gpu()]
             hint = f"; for the CPU, from the same checkpoint: {others[0]}" if others and self.needs_gpu() else ""
@@ -71,8 +79,11 @@ class Bundle:
         flags = []
         if spec is not None and spec.built_for is not None:
             flags += ["--backend", spec.built_for.flavour.replace("_", "-")]
-        if spec is not None and spec.precision != "fp32":
-            flags += ["--precision", spec.precision]
+        elif spec is not None and spec.backend == "openvino":
+            flags += ["--backend", "openvino"]
+        precisions = {engine.precision for engine in self.manifest.engines.values()}
+        if precisions - {"fp32"}:
+            flags += ["--precision", "int8" if "int8" in precisions else precisions.pop()]
         return flags
 
     def path(self, file: FileSpec) -> Path:
@@ -87,8 +98,27 @@ class Bundle:
             )
         return path
 
-    def open(self, name: str, device: Device | None = None) -> Engine:
-        """Check and load one engine. Raises BundleError for a damaged file, EngineError if it cannot run here."""
+    def backend_on(self, device: Device, asked: str = "auto") -> str | None:
+        """The backend to run this bundle's graphs with; None: as each engine says.
+
+        Left to choose, OpenVINO on a CPU where it is installed. Raises InputError for one that cannot run this bundle.
+        """
+        if asked == "auto":
+            openvino = device.name == "cpu" and not self.needs_gpu() and find_spec("openvino") is not None
+            return "openvino" if openvino else None
+        if asked not in GRAPH_BACKENDS:
+            raise InputError(f"unknown backend '{asked}': auto, {', '.join(GRAPH_BACKENDS)}")
+        if self.needs_gpu():
+            raise InputError(f"backend '{asked}' runs graphs: {self.folder} holds engines that were compiled for a GPU")
+        if asked == "onnxruntime" and any(spec.backend == "openvino" for spec in self.manifest.engines.values()):
+            raise InputError(f"{self.folder} is in OpenVINO's format: backend 'onnxruntime' does not read it")
+        return asked
+
+    def open(self, name: str, device: Device | None = None, backend: str | None = None) -> Engine:
+        """Check and load one engine, with another backend than its own if one is named.
+
+        Raises BundleError for a damaged file, EngineError if it cannot run here.
+        """
         spec = self.manifest.engines.get(name)
         if spec is None:
             has = ", ".join(sorted(self.manifest.engines))
@@ -97,7 +127,7 @@ class Bundle:
         try:
             return load_engine(
                 paths[0],
-                backend=spec.backend,
+                backend=backend or spec.backend,
                 inputs=spec.inputs,
                 outputs=spec.outputs,
                 device=device,
@@ -135,8 +165,15 @@ class OpenEngines(Mapping[str, Engine]):
     `loading_s` is the time spent loading so far.
     """
 
-    def __init__(self, bundle: Bundle, device: Device | None = None, *, one_at_a_time: bool = False) -> None:
-        self._bundle, self._device = bundle, device or HostDevice()
+    def __init__(
+        self,
+        bundle: Bundle,
+        device: Device | None = None,
+        *,
+        backend: str | None = None,
+        one_at_a_time: bool = False,
+    ) -> None:
+        self._bundle, self._device, self._backend = bundle, device or HostDevice(), backend
         self._one_at_a_time = one_at_a_time
         self._open: dict[str, Engine] = {}
         self.loading_s = 0.0
@@ -146,7 +183,7 @@ class OpenEngines(Mapping[str, Engine]):
             if self._one_at_a_time:
                 self.close()
             start = time.perf_counter()
-            self._open[name] = self._bundle.open(name, self._device)
+            self._open[name] = self._bundle.open(name, self._device, self._backend)
             self.loading_s += time.perf_counter() - start
         return self._open[name]
 

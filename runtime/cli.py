@@ -75,6 +75,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-new-tokens", type=int, metavar="N", help="GPT2's new embeddings (default: the checkpoint's)")
     add("--seed-device", choices=["cpu", "cuda"], default="cpu", help="whose generator of torch's a seed is for")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s, as the bundle needs)")
+    add("--backend", help="what runs graphs: auto, onnxruntime or openvino (default: $TRT_AUDIOLDM2_BACKEND, or auto)")
+    add(
+        "--precision", default="auto", help="of openvino: auto, fp32 or bf16 (default: auto, bf16 where the CPU has it)"
+    )
     add("--low-memory", action="store_true", help="load each engine when it is needed, free it after")
     add("--vae-slicing", action="store_true", help="decode waveforms one by one: less memory with --num-waveforms")
     add("--plot", action="store_true", help="write a spectrogram beside each file, as PNG")
@@ -135,6 +139,7 @@ def _run_one(options: argparse.Namespace, folder: Callable[[], Path]) -> int:
         "duration_s": len(best) / result.sampling_rate,
         "seed": result.seeds[0] if len(result.seeds) == 1 else list(result.seeds),
         "score": score,
+        "engines": pipeline.label,
         "timings_s": {stage: round(seconds, 4) for stage, seconds in result.timings.items()},
         "real_time_factor": round(sum(result.timings.values()) * result.sampling_rate / len(best), 4),
     }
@@ -144,7 +149,7 @@ def _run_one(options: argparse.Namespace, folder: Callable[[], Path]) -> int:
         summary,
         f'{output}{f" and {picture}" if picture else ""}: "{options.prompt}", '
         f"{summary['duration_s']:.2f} s, seed {','.join(map(str, result.seeds))}{_score(score)}"
-        f" | {stages} | real-time factor {summary['real_time_factor']:.2f}",
+        f" | {pipeline.label} | {stages} | real-time factor {summary['real_time_factor']:.2f}",
     )
     return 0
 
@@ -199,7 +204,8 @@ def _plot(options: argparse.Namespace, audio: Any, sample_rate_hz: int, output: 
 
 
 def _options(options: argparse.Namespace) -> dict[str, Any]:
-    return {"device": options.device, "low_memory": options.low_memory, "vae_slicing": options.vae_slicing}
+    names = ("device", "backend", "precision", "low_memory", "vae_slicing")
+    return {name: getattr(options, name) for name in names}
 
 
 def _call_arguments(options: argparse.Namespace) -> dict[str, Any]:

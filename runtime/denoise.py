@@ -16,7 +16,7 @@ from runtime.schedulers.fused import FusedSteps, can_fuse, noisy_steps
 Randn = Callable[[tuple[int, ...]], Array]
 Predict = Callable[[Array, float], Array]
 KEPT_STEPS = 8  # captured steps that are kept, one a combination of shapes
-TOKEN_MULTIPLE = 16  # texts are padded to it where a step is captured: fewer shapes, the same sound
+TOKEN_MULTIPLE = 16  # texts are padded to it where shapes are captured or compiled: fewer shapes, the same sound
 
 
 def plain_steps(plan: Plan, sample: Array, predict: Predict, randn: Randn) -> Iterator[Array]:
@@ -45,7 +45,8 @@ class Denoiser:
         """
         unet = self._engines["unet"]
         if self._device.name == "cpu" or not can_fuse(plan):
-            predict = partial(self._predict, unet, _feeds(unet, conditioning), guidance_scale)
+            feeds = _feeds(unet, padded(unet, conditioning) if unet.compiles_shapes else conditioning)
+            predict = partial(self._predict, unet, feeds, guidance_scale)
             yield from plain_steps(plan, sample, predict, randn)
             return
         draws = [self._device.xp.asarray(randn(sample.shape)) for _ in range(noisy_steps(plan))]

@@ -16,6 +16,7 @@ from runtime.errors import EngineError, InputError, MissingDependencyError, Nume
 
 Array = Any  # numpy.ndarray or cupy.ndarray: whatever the device's `xp` makes
 Replay = Callable[[], None]
+PRECISIONS = ("auto", "fp32", "bf16")
 
 
 class Device(Protocol):
@@ -23,6 +24,7 @@ class Device(Protocol):
 
     name: str  # cpu, or cuda:0
     xp: ModuleType
+    precision: str  # auto, fp32 or bf16: how engines compute that leave it open
 
     def active(self) -> Any:
         """Context in which all work is queued on the pipeline's stream."""
@@ -57,6 +59,9 @@ class HostDevice:
 
     name = "cpu"
     xp: ModuleType = np
+
+    def __init__(self, precision: str = "auto") -> None:
+        self.precision = precision
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -99,10 +104,17 @@ class HostDevice:
         return {}
 
 
-def open_device(name: str) -> Device:
-    """The device `cpu`, `cuda` or `cuda:N`. Raises InputError, MissingDependencyError, or EngineError: no GPU."""
+def open_device(name: str, precision: str = "auto") -> Device:
+    """The device `cpu`, `cuda` or `cuda:N`. Raises InputError, MissingDependencyError, or EngineError: no GPU.
+
+    `precision` is for engines that leave it open, which those of a GPU do not.
+    """
+    if precision not in PRECISIONS:
+        raise InputError(f"unknown precision '{precision}': {', '.join(PRECISIONS)}")
     if name == "cpu":
-        return HostDevice()
+        return HostDevice(precision)
+    if precision != "auto":
+        raise InputError(f"precision '{precision}' is for the CPU: on a GPU it is that of the engines")
     kind, _, index = name.partition(":")
     if kind != "cuda" or (index and not index.isdecimal()):
         raise InputError(f"unknown device '{name}': auto, cpu, cuda or cuda:N")

@@ -66,6 +66,8 @@ class Engine(Protocol):
     outputs: Mapping[str, TensorSpec]
     xp: ModuleType
     capturable: bool  # whether a run may be captured in a CUDA graph
+    compiles_shapes: bool  # whether a new shape costs seconds: then pad what may be padded
+    label: str  # the library, and the precision if that was open
 
     def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         """Run once over arrays named and shaped as `inputs` says. Raises EngineError."""

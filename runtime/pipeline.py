@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from runtime.bundle import Bundle, OpenEngines
+from runtime.bundle import BACKEND_VARIABLE, Bundle, OpenEngines
 from runtime.conditioning import Conditioning, PromptEncoder, TextTokenizer
 from runtime.denoise import Denoiser
 from runtime.device import Array, Device
@@ -43,12 +43,20 @@ class AudioLDM2Pipeline:
     """Text to audio over the engines of a bundle. Source: diffusers' AudioLDM2Pipeline, same argument names."""
 
     def __init__(
-        self, bundle: Bundle, device: str = "auto", *, low_memory: bool = False, vae_slicing: bool = False
+        self,
+        bundle: Bundle,
+        device: str = "auto",
+        *,
+        backend: str | None = None,
+        precision: str = "auto",
+        low_memory: bool = False,
+        vae_slicing: bool = False,
     ) -> None:
         self._bundle, self._audio = bundle, bundle.manifest.audio
         self._low_memory, self._vae_slicing = low_memory, vae_slicing
-        self._device = bundle.open_device(device)
-        self._engines = OpenEngines(bundle, self._device, one_at_a_time=low_memory)
+        self._device = bundle.open_device(device, precision)
+        chosen = bundle.backend_on(self._device, backend or os.environ.get(BACKEND_VARIABLE) or "auto")
+        self._engines = OpenEngines(bundle, self._device, backend=chosen, one_at_a_time=low_memory)
         tokenizers = {name: TextTokenizer(bundle.path(t.file), t) for name, t in bundle.manifest.tokenizers.items()}
         speech = bundle.manifest.speech
         vits = None if speech is None else VitsTokenizer(bundle.path(speech.file), speech)
@@ -62,15 +70,22 @@ class AudioLDM2Pipeline:
         bundle: str | os.PathLike[str],
         device: str = "auto",
         *,
+        backend: str | None = None,
+        precision: str = "auto",
         low_memory: bool = False,
         vae_slicing: bool = False,
     ) -> "AudioLDM2Pipeline":
         """Open a bundle folder; engines are loaded by the first call. Raises BundleError if it is damaged.
 
+        `backend` is what runs graphs: onnxruntime, openvino, or auto, the latter on a CPU where it is installed; None:
+        as the environment's TRT_AUDIOLDM2_BACKEND says, else auto. `precision` is openvino's: fp32, bf16, or auto, the
+        latter where the CPU has it.
+
         With `low_memory` (the reference's `enable_model_cpu_offload`) each engine is loaded when it is needed and freed
         after, in every call. With `vae_slicing` (`enable_vae_slicing`) waveforms are decoded one by one.
         """
-        return cls(Bundle.read(bundle), device, low_memory=low_memory, vae_slicing=vae_slicing)
+        options = {"low_memory": low_memory, "vae_slicing": vae_slicing}
+        return cls(Bundle.read(bundle), device, backend=backend, precision=precision, **options)
 
     def __call__(self, prompt: str | Sequence[str] | None = None, **arguments: Any) -> AudioOutput:
         """Make `num_waveforms_per_prompt` waveforms for each prompt; see `Arguments` for all that a call takes.
@@ -173,6 +188,11 @@ class AudioLDM2Pipeline:
         xp, new_tokens = self._device.xp, max_new_tokens or self._bundle.manifest.max_new_tokens
         with self._device.active():
             return self._finished(self._encoder.generate(xp.asarray(embeds), xp.asarray(mask), new_tokens))
+
+    @property
+    def label(self) -> str:
+        """What runs the engines, such as "openvino bf16"."""
+        return self._engines["unet"].label
 
     def close(self) -> None:
         """Free all engines."""

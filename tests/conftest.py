@@ -1,6 +1,7 @@
 """Checkpoints and bundles that many tests share, made once a session."""
 
 import logging
+import os
 import zlib
 from collections.abc import Callable
 from functools import cache
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 
 from tests.checkpoints import SMALL, SPEECH
+
+os.environ["TRT_AUDIOLDM2_BACKEND"] = "onnxruntime"  # OpenVINO's own tests ask for it
 
 
 @pytest.fixture(scope="session")

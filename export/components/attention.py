@@ -1,4 +1,4 @@
-"""Attention as the graphs have it: MatMul, Softmax, MatMul, with the heads' number and width as constants."""
+"""Attention as the graphs have it: of standard operators, or as the one operator that fuses it."""
 
 from typing import Any
 
@@ -6,18 +6,11 @@ import torch
 
 
 class PlainAttention:
-    """Attention processor for diffusers' modules, for evaluation in the module's own precision.
+    """Attention processor for diffusers' modules, in their own precision: products and a softmax.
 
     The library's processors trace badly: one adds a zero matrix of the scores' size, the other computes its scale from
-    shapes at every call.
-
-    Scores of self-attention grow with the square of the length, so they are never all in memory: heads are taken one
-    after the other, and so are `query_parts` equal parts of the queries, whose number must be a multiple of it. The
-    result is the same. `split_heads` False keeps the heads together, for compilers that fuse a whole attention.
+    shapes at every call. The number of heads and their width are constants here.
     """
-
-    def __init__(self, query_parts: int = 1, *, split_heads: bool = True) -> None:
-        self._parts, self._split_heads = query_parts, split_heads
 
     def __call__(
         self,
@@ -35,41 +28,61 @@ class PlainAttention:
         if attn.group_norm is not None:
             hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
         states = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        query, key, value = (
-            self._heads(attn, project(source))
-            for project, source in ((attn.to_q, hidden_states), (attn.to_k, states), (attn.to_v, states))
-        )
-        query, key = query * attn.scale, key.transpose(-1, -2)
-        if encoder_hidden_states is None and self._split_heads:
-            heads = zip(*(tensor.split(1, dim=1) for tensor in (query, key, value)), strict=True)
-            mixed = torch.cat([self._in_parts(q, k, v, attention_mask) for q, k, v in heads], dim=1)
-        else:
-            mixed = self._mix(query, key, value, attention_mask)
-        output = attn.to_out[0](mixed.transpose(1, 2).flatten(2))
+        mixed = self._mix(attn, attn.to_q(hidden_states), attn.to_k(states), attn.to_v(states), attention_mask)
+        output = attn.to_out[0](mixed)
         if residual.ndim == 4:
             output = output.transpose(1, 2).view_as(residual)
         if attn.residual_connection:
             output = output + residual
         return output / attn.rescale_output_factor if attn.rescale_output_factor != 1 else output
 
-    def _in_parts(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None
+    def _mix(
+        self, attn: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None
     ) -> torch.Tensor:
-        if self._parts == 1:
-            return self._mix(query, key, value, bias)
-        parts = query.unflatten(2, (-1, self._parts)).unbind(3)  # each (batch, 1, tokens / parts, width)
-        return torch.stack([self._mix(part, key, value, bias) for part in parts], dim=3).flatten(2, 3)
-
-    @staticmethod
-    def _mix(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """Values by the softmax of (batch, heads, queries, keys) scores; `key` has its last axes swapped."""
-        scores = query @ key
+        """Values by the softmax of (batch, heads, queries, keys) scores; all (batch, tokens, heads * width)."""
+        query, key, value = (_heads(tensor, attn.heads) for tensor in (query, key, value))
+        scores = (query * attn.scale) @ key.transpose(-1, -2)
         if bias is not None:
             scores = scores + bias[:, None]
-        return scores.softmax(dim=-1) @ value
+        return (scores.softmax(dim=-1) @ value).transpose(1, 2).flatten(2)
+
+
+class FusedAttention(PlainAttention):
+    """The same, with each self-attention as one MultiHeadAttention node, which never holds all scores in memory.
+
+    ONNX Runtime has that operator in its own domain, com.microsoft, and OpenVINO reads it; the standard's Attention, of
+    opset 23, is fused in neither. Attention to texts stays plain: it has a mask and few keys.
+    """
+
+    def _mix(
+        self, attn: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        if bias is not None or query.shape[1] != key.shape[1]:
+            return super()._mix(attn, query, key, value, bias)
+        mixed: torch.Tensor = _MultiHeadAttention.apply(query, key, value, attn.heads, attn.scale)
+        return mixed
+
+
+class _MultiHeadAttention(torch.autograd.Function):
+    """All (batch, tokens, heads * width)."""
 
     @staticmethod
-    def _heads(attn: Any, projected: torch.Tensor) -> torch.Tensor:
-        """(batch, tokens, heads * width) to (batch, heads, tokens, width)."""
-        width = attn.to_q.out_features // attn.heads
-        return projected.view(projected.shape[0], -1, attn.heads, width).transpose(1, 2)
+    def forward(
+        _: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, heads: int, scale: float
+    ) -> torch.Tensor:
+        if query.is_meta:  # counting memory: the operator works in blocks
+            return torch.empty_like(query)
+        query, key, value = (_heads(tensor, heads) for tensor in (query, key, value))
+        mixed = torch.nn.functional.scaled_dot_product_attention(query, key, value, scale=scale)
+        return mixed.transpose(1, 2).flatten(2)
+
+    @staticmethod
+    def symbolic(graph: Any, query: Any, key: Any, value: Any, heads: int, scale: float) -> Any:
+        mixed = graph.op("com.microsoft::MultiHeadAttention", query, key, value, num_heads_i=heads, scale_f=scale)
+        mixed.setType(query.type())
+        return mixed
+
+
+def _heads(projected: torch.Tensor, heads: int) -> torch.Tensor:
+    """(batch, tokens, heads * width) to (batch, heads, tokens, width)."""
+    return projected.view(projected.shape[0], -1, heads, projected.shape[2] // heads).transpose(1, 2)

@@ -4,7 +4,7 @@ import torch
 from diffusers.pipelines.audioldm2.modeling_audioldm2 import AudioLDM2UNet2DConditionModel
 
 from export.checkpoint import Checkpoint
-from export.components.attention import PlainAttention
+from export.components.attention import FusedAttention, PlainAttention
 from export.components.component import (
     NORMS,
     TYPICAL_TOKENS,
@@ -15,15 +15,19 @@ from export.components.component import (
     padding_mask,
     tensor,
 )
+from export.components.wide import turn_kernels
 
 TIMESTEP = {"timestep embedding": r"/time_proj/"}  # sines of up to 999 radians: FP16 knows whole numbers there
 SPOKEN_TOKENS = 512  # new embeddings of a speech checkpoint
 
 
 class _UNet(torch.nn.Module):
+    """The UNet inside sees its images turned: see `turn_kernels`."""
+
     def __init__(self, unet: AudioLDM2UNet2DConditionModel) -> None:
         super().__init__()
         self.unet = unet
+        turn_kernels(self)
 
     def forward(
         self,
@@ -33,14 +37,15 @@ class _UNet(torch.nn.Module):
         encoder_hidden_states_1: torch.Tensor,
         encoder_attention_mask_1: torch.Tensor,
     ) -> torch.Tensor:
-        return self.unet(
-            sample,
+        noise: torch.Tensor = self.unet(
+            sample.transpose(2, 3),
             timestep,
             encoder_hidden_states=encoder_hidden_states,
             encoder_hidden_states_1=encoder_hidden_states_1,
             encoder_attention_mask_1=encoder_attention_mask_1,
             return_dict=False,
         )[0]
+        return noise.transpose(2, 3)
 
 
 def unet(checkpoint: Checkpoint) -> Component:
@@ -94,5 +99,5 @@ def unet(checkpoint: Checkpoint) -> Component:
         islands=NORMS | TIMESTEP,
         typical=size(2, typical, TYPICAL_TOKENS),
         limits={"new_tokens": max(new_tokens, SPOKEN_TOKENS if checkpoint.speaks else 64)},
-        fuse_attention=lambda: model.set_attn_processor(PlainAttention(split_heads=False)),
+        fuse_attention=lambda: model.set_attn_processor(FusedAttention()),
     )

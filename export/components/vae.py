@@ -4,25 +4,29 @@ import torch
 from diffusers import AutoencoderKL
 
 from export.checkpoint import Checkpoint
-from export.components.attention import PlainAttention
+from export.components.attention import FusedAttention, PlainAttention
 from export.components.component import Component, Sizes, Tensors, normal, tensor
+from export.components.wide import turn_kernels
 
 
 class _Decoder(torch.nn.Module):
+    """The decoder inside sees its images turned: see `turn_kernels`."""
+
     def __init__(self, vae: AutoencoderKL) -> None:
         super().__init__()
         self.vae = vae
+        turn_kernels(self)
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
-        mel: torch.Tensor = self.vae.decode(latents, return_dict=False)[0]  # type: ignore[attr-defined]
-        return mel.squeeze(1)
+        mel: torch.Tensor = self.vae.decode(latents.transpose(2, 3), return_dict=False)[0]  # type: ignore[attr-defined]
+        return mel.squeeze(1).transpose(1, 2)
 
 
 def decoder(checkpoint: Checkpoint) -> Component:
     """Latents (batch, channels, height, mel), divided by the scaling factor -> mel (batch, frames, mel_bins)."""
     vae = checkpoint.load("vae")
     audio = checkpoint.audio()
-    vae.set_attn_processor(PlainAttention(query_parts=audio.latent_width))  # of height x width positions
+    vae.set_attn_processor(PlainAttention())
     del vae.encoder, vae.quant_conv
     batch = (1, None)
 
@@ -47,4 +51,5 @@ def decoder(checkpoint: Checkpoint) -> Component:
         ),
         grows_with=("height", 1),
         typical={"batch": 1, "height": audio.default_latent_height},
+        fuse_attention=lambda: vae.set_attn_processor(FusedAttention()),
     )

@@ -34,6 +34,7 @@ class CudaDevice:
             raise EngineError(f"there is no cuda:{index}: {count} GPUs are here")
         self.name, self.index = f"cuda:{index}", index
         self.xp: ModuleType = self._cupy
+        self.precision = "auto"
         self._device = self._cupy.cuda.Device(index)
         with self._device:
             self._stream = self._cupy.cuda.Stream(non_blocking=True)

@@ -21,6 +21,8 @@ class FakeEngine:
 
     xp: ModuleType = np
     capturable = True
+    compiles_shapes = False
+    label = "fake"
 
     def __init__(
         self,

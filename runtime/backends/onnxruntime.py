@@ -32,6 +32,8 @@ def load(
     except ImportError as error:
         extra = "cpu" if device.name == "cpu" else "cuda"
         raise MissingDependencyError(f"onnxruntime is not installed: pip install 'trt-audioldm2[{extra}]'") from error
+    if device.precision == "bf16":
+        raise EngineError("precision bf16: ONNX Runtime computes in fp32 on a CPU; use the backend openvino")
     if device.name != "cpu" and CUDA not in onnxruntime.get_available_providers():
         raise EngineError(f"{path.name}: this onnxruntime has no CUDA provider: {CUDA_INSTALL}")
     options = onnxruntime.SessionOptions()
@@ -54,7 +56,8 @@ class OrtEngine:
     """An ONNX Runtime session behind the `Engine` contract. Arrays are NumPy."""
 
     xp: ModuleType = np
-    capturable = False
+    capturable = compiles_shapes = False
+    label = "onnxruntime"
 
     def __init__(
         self, name: str, session: Any, inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]

@@ -106,6 +106,9 @@ class TensorRTEngine:
     the profile's largest would, and a graph that captures a run owns all that it uses.
     """
 
+    compiles_shapes = False
+    label = "tensorrt"
+
     def __init__(
         self,
         name: str,

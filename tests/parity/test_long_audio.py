@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
-from export.activation import ARENA, activation_bytes
+from export.activation import activation_bytes
 from export.checkpoint import Checkpoint
 from export.components import COMPONENTS
-from export.components.attention import PlainAttention
+from export.components.attention import FusedAttention, PlainAttention
 from export.parity import relative_error
 from runtime import AudioLDM2Pipeline
 from runtime.bundle import Bundle, OpenEngines
@@ -67,8 +68,8 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, int]]]:
     alive: set[int] = set()
     load = Bundle.open
 
-    def spy(self: Bundle, name: str, device: str = "cpu") -> Any:
-        engine = load(self, name, device)
+    def spy(self: Bundle, name: str, *rest: Any) -> Any:
+        engine = load(self, name, *rest)
         alive.add(id(engine))
         events.append((name, len(alive)))
         close = engine.close
@@ -127,21 +128,56 @@ def test_vae_slicing_decodes_one_by_one(bundle: Callable[[str], Path], monkeypat
 
 
 @pytest.mark.parametrize("height", [1, 7, 64])
-def test_attention_in_parts_is_the_whole_attention(height: int, checkpoint: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("processor", [PlainAttention, FusedAttention])
+def test_our_attention_is_the_references(
+    processor: type[PlainAttention], height: int, checkpoint: Callable[[str], Path]
+) -> None:
     vae = Checkpoint(checkpoint("plain"), "plain").load("vae").double()
     latents = torch.randn(2, vae.config.latent_channels, height, 16, dtype=torch.float64)
     with torch.no_grad():
         expected = vae.decode(latents).sample
-        vae.set_attn_processor(PlainAttention(query_parts=16))
+        vae.set_attn_processor(processor())
         actual = vae.decode(latents).sample
     assert relative_error(actual.numpy(), expected.numpy()) <= 1e-12
 
 
-@pytest.mark.parametrize(("name", "tokens", "parts"), [("unet", 4, 1), ("vae_decoder", 16, 16)])
-def test_scores_of_attention_are_never_all_in_memory(
-    name: str, tokens: int, parts: int, checkpoint: Callable[[str], Path]
+@pytest.mark.parametrize("name", ["unet", "vae_decoder"])
+def test_turned_images_give_the_same(name: str, checkpoint: Callable[[str], Path]) -> None:
+    """The component against the reference's own module, whose kernels stand upright."""
+    source = Checkpoint(checkpoint("other_sizes"), "other_sizes")
+    component, height = COMPONENTS[name](source), 21
+    inputs = component.draw({**component.sizes[0], "height": height}, torch.Generator())
+    values = list(inputs.values())
+    with torch.no_grad():
+        actual = component.module(*values)
+        if name == "unet":
+            names = ("encoder_hidden_states", "encoder_hidden_states_1", "encoder_attention_mask_1")
+            states = dict(zip(names, values[2:], strict=True))
+            expected = source.load("unet")(*values[:2], **states).sample
+        else:
+            expected = source.load("vae").decode(*values).sample[:, 0]
+    assert relative_error(actual.numpy(), expected.numpy()) <= 1e-5
+
+
+@pytest.mark.parametrize("name", ["unet", "vae_decoder"])
+def test_fused_attention_takes_no_memory_that_grows_with_the_square(
+    name: str, checkpoint: Callable[[str], Path]
 ) -> None:
-    """One head's scores and their softmax are all that grows with the square; `tokens` are those of a latent row."""
-    coefficients = activation_bytes(COMPONENTS[name](Checkpoint(checkpoint("plain"), "plain")))
-    one_head = tokens**2 / parts * np.dtype(np.float32).itemsize
-    assert 0 < coefficients[2] <= ARENA * 2 * one_head
+    component = COMPONENTS[name](Checkpoint(checkpoint("plain"), "plain"))
+    assert component.fuse_attention is not None
+    component.fuse_attention()
+    assert activation_bytes(component)[2] == 0
+
+
+@pytest.mark.parametrize(("name", "part"), [("unet", "unet"), ("vae_decoder", "vae")])
+def test_self_attention_is_one_operator(
+    name: str, part: str, checkpoint: Callable[[str], Path], bundle: Callable[[str], Path]
+) -> None:
+    """The graph never holds scores as many as the square of the positions: only texts are attended to in parts."""
+    graph = onnx.load(bundle("plain") / f"{name}.onnx", load_external_data=False).graph
+    operators = [node.op_type for node in graph.node]
+    modules = Checkpoint(checkpoint("plain"), "plain").load(part).named_modules()
+    attentions = [m for key, m in modules if type(m).__name__ == "Attention" and not key.startswith("encoder.")]
+    to_itself = sum(not attention.is_cross_attention for attention in attentions)
+    assert operators.count("MultiHeadAttention") == to_itself > 0
+    assert operators.count("Softmax") == len(attentions) - to_itself

@@ -1,0 +1,59 @@
+"""What engines see in use: their inputs, recorded on denoising trajectories of the checkpoint itself."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from runtime.bundle import Bundle
+from runtime.device import Array, Device
+from runtime.engine import Engine
+from runtime.pipeline import AudioLDM2Pipeline
+
+Feeds = Mapping[str, Array]
+STEPS, SCHEDULER, GUIDANCE = 20, "DPMSolverMultistepScheduler", 3.5
+EVERY = 4  # steps of a trajectory: neighbors are alike
+PROMPTS = (
+    "A low church bell rings twice",
+    "Techno music with a strong, upbeat tempo",
+    "A dog barks while rain falls on a tin roof",
+    "A woman is speaking in a large hall",
+    "A gentle acoustic guitar melody",
+    "An engine starts and a car drives away",
+)
+
+
+def record(folder: Path, names: tuple[str, ...], prompts: tuple[str, ...] = PROMPTS) -> dict[str, list[Feeds]]:
+    """Inputs of the named engines of the bundle at `folder`, over one call a prompt, each from noise of its own.
+
+    Of an engine that runs more than once a call only every so many inputs are kept.
+    """
+    bundle = _Recorded.read(folder)
+    assert isinstance(bundle, _Recorded)
+    bundle.seen = {name: [] for name in names}
+    pipeline = AudioLDM2Pipeline(bundle, "cpu", backend="openvino", precision="fp32")  # pads texts: few shapes
+    kept: dict[str, list[Feeds]] = {name: [] for name in names}
+    for seed, prompt in enumerate(prompts):
+        pipeline(prompt, num_inference_steps=STEPS, scheduler=SCHEDULER, guidance_scale=GUIDANCE, seed=seed)
+        for name, seen in bundle.seen.items():
+            kept[name] += seen[::EVERY]
+            seen.clear()
+    pipeline.close()
+    return kept
+
+
+class _Recorded(Bundle):
+    """A bundle whose engines remember what they were fed, for the names in `seen`."""
+
+    seen: dict[str, list[Feeds]]
+
+    def open(self, name: str, device: Device | None = None, backend: str | None = None) -> Engine:
+        engine = super().open(name, device, backend)
+        if name in self.seen:
+            run, seen = engine.run, self.seen[name]
+
+            def remember(feeds: Mapping[str, Array]) -> Any:
+                seen.append({key: array.copy() for key, array in feeds.items()})
+                return run(feeds)
+
+            engine.run = remember  # type: ignore[method-assign]
+        return engine

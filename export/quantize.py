@@ -1,0 +1,85 @@
+"""Float graph to INT8 for CPUs with VNNI: post-training quantization by NNCF, kept where its error is small."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+
+from export.calibration import Feeds
+
+LIMIT = 5e-2  # relative error against float, on inputs that were not calibrated with
+HELD_OUT = 3  # every third recorded input
+WORST = 0.1  # share of the layers that go back to float for a second try
+
+
+def quantize(name: str, graph: Path, feeds: Sequence[Feeds], report: Callable[[str], None]) -> tuple[Any, float] | None:
+    """The OpenVINO model of a float graph in INT8 and its relative error; None if that stays above LIMIT.
+
+    Weights are symmetric by channel, activations asymmetric by tensor; SmoothQuant moves the outliers of activations
+    into the weights of matrix products (Xiao et al. 2022). Where the error is too large the layers that cost
+    the most stay in float and the rest is tried once more.
+    """
+    model = openvino.Core().read_model(graph)
+    held_out, calibration = feeds[1::HELD_OUT], [feed for i, feed in enumerate(feeds) if i % HELD_OUT != 1]
+    expected = _outputs(model, held_out)
+    kept: list[str] = []
+    for _ in range(2):
+        quantized = _quantized(model, calibration, kept)
+        error = _error(_outputs(quantized, held_out), expected)
+        report(f"  {name}: INT8, {len(kept)} layers kept in float: relative error {error:.1e}")
+        if error <= LIMIT:
+            return quantized, error
+        kept = _worst_layers(quantized, held_out, expected)
+    report(f"  {name}: not quantized: the error is above {LIMIT:.0e}")
+    return None
+
+
+def _quantized(model: Any, feeds: list[Feeds], kept: list[str]) -> Any:
+    import nncf  # seconds to import: a float build has no use for it
+
+    return nncf.quantize(
+        model.clone(),
+        nncf.Dataset(feeds),
+        subset_size=len(feeds),
+        preset=nncf.QuantizationPreset.MIXED,
+        model_type=nncf.ModelType.TRANSFORMER,
+        ignored_scope=nncf.IgnoredScope(names=kept),
+    )
+
+
+def _worst_layers(model: Any, feeds: Sequence[Feeds], expected: list[Any]) -> list[str]:
+    """Names of the quantized layers whose inputs cost the most to round, each measured alone on one input."""
+    layers = list(_layers(model))
+    errors = {}
+    for i, layer in enumerate(layers):
+        trial = model.clone()
+        operation = list(_layers(trial))[i]
+        for port in _rounded_inputs(operation):
+            port.replace_source_output(port.get_source_output().get_node().input_value(0))
+        errors[layer.get_friendly_name()] = _error(_outputs(trial, feeds[:1]), expected[:1])
+    count = max(1, round(WORST * len(layers)))
+    return sorted(errors, key=lambda name: errors[name])[:count]
+
+
+def _layers(model: Any) -> Iterable[Any]:
+    return (operation for operation in model.get_ordered_ops() if any(_rounded_inputs(operation)))
+
+
+def _rounded_inputs(operation: Any) -> list[Any]:
+    if operation.get_type_name() not in {"MatMul", "Convolution", "ConvolutionBackpropData"}:
+        return []
+    ports = operation.inputs()
+    return [port for port in ports if port.get_source_output().get_node().get_type_name() == "FakeQuantize"]
+
+
+def _outputs(model: Any, feeds: Sequence[Feeds]) -> list[Any]:
+    """The first output for each input, computed in float32."""
+    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return [compiled(feed)[0].copy() for feed in feeds]
+
+
+def _error(actual: list[Any], expected: list[Any]) -> float:
+    squares = sum(float(np.square(a - e, dtype=np.float64).sum()) for a, e in zip(actual, expected, strict=True))
+    return float(np.sqrt(squares / sum(float(np.square(e, dtype=np.float64).sum()) for e in expected)))

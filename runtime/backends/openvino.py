@@ -1,0 +1,144 @@
+"""OpenVINO: the fastest on a CPU. Reads the graphs that ONNX Runtime reads; computes in BF16 where the CPU can."""
+
+import contextlib
+import os
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from runtime.device import Array, Device
+from runtime.engine import BuiltFor, TensorSpec, check_feeds
+from runtime.errors import EngineError, MissingDependencyError
+
+# Engines that grow with the audio are compiled for each shape in use: they are faster so. Texts, each as long as it
+# likes, share one program for all shapes.
+STATIC_AXES = {"height", "frames"}
+KEPT_SHAPES = 2  # programs of one engine in memory: each packs the weights anew
+# On disk there are programs of small graphs only. One of a base-size UNet is 1.4 GB for every shape, saves 2.5 of 4.5 s
+# and takes 1.3 GB more memory while it is loaded (bench/LOG.md).
+CACHED_GRAPH_BYTES = 64 << 20
+CACHE_BYTES = 1 << 30
+# Left to choose, this engine computes in FP32: what BF16 rounds away in a waveform is heard as hiss. With it the demo's
+# sounds are recognised as they are in FP32 (89 %), in BF16 throughout three quarters are.
+HEARD = {"vocoder"}
+PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
+
+
+def load(
+    path: Path,
+    inputs: Mapping[str, TensorSpec],
+    outputs: Mapping[str, TensorSpec],
+    device: Device,
+    built_for: BuiltFor | None,  # noqa: ARG001  a graph is built for nothing in particular
+) -> "OpenVinoEngine":
+    """Open an `.onnx` file.
+
+    Raises EngineError for a file that OpenVINO refuses, one whose tensors are not those of the specs, or a precision
+    that this CPU lacks.
+    """
+    if device.name != "cpu":
+        raise EngineError(f"{path.name}: OpenVINO runs on the CPU here, not on device '{device.name}'")
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingDependencyError("openvino is not installed: pip install 'trt-audioldm2[openvino]'") from error
+    core = openvino.Core()
+    asked = "fp32" if device.precision == "auto" and path.stem in HEARD else device.precision
+    precision = _precision(core, asked)
+    core.set_property("CPU", {"INFERENCE_PRECISION_HINT": PRECISIONS[precision], "PERFORMANCE_HINT": "LATENCY"})
+    if sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*")) <= CACHED_GRAPH_BYTES:
+        core.set_property({"CACHE_DIR": str(_cache_folder())})
+    try:
+        model = core.read_model(path)
+    except RuntimeError as error:
+        raise EngineError(f"{path.name}: OpenVINO refused it: {_reason(error)}") from error
+    return OpenVinoEngine(path.stem, core, model, inputs, outputs, precision)
+
+
+class OpenVinoEngine:
+    """An OpenVINO model behind the `Engine` contract, compiled when a shape is first run. Arrays are NumPy."""
+
+    xp: ModuleType = np
+    capturable = False
+
+    def __init__(
+        self,
+        name: str,
+        core: Any,
+        model: Any,
+        inputs: Mapping[str, TensorSpec],
+        outputs: Mapping[str, TensorSpec],
+        precision: str,
+    ) -> None:
+        self.inputs, self.outputs, self.label = inputs, outputs, f"openvino {precision}"
+        self.compiles_shapes = any(STATIC_AXES & set(spec.axes) for spec in inputs.values())
+        self._name, self._core, self._model = name, core, model
+        self._requests: OrderedDict[tuple[tuple[int, ...], ...], Any] = OrderedDict()
+        has = ({i.any_name for i in model.inputs}, {o.any_name for o in model.outputs})
+        if has != (set(inputs), set(outputs)):
+            raise EngineError(f"{name}: the graph has inputs and outputs {has}, the manifest {inputs}, {outputs}")
+
+    def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Run the graph once. Raises EngineError with the wrong tensor's name, or OpenVINO's own words."""
+        if self._model is None:
+            raise EngineError(f"{self._name}: this engine is closed")
+        check_feeds(self._name, self.inputs, feeds)
+        try:
+            results = self._request(feeds).infer(dict(feeds), share_inputs=True)
+        except RuntimeError as error:
+            raise EngineError(f"{self._name}: {_reason(error)}") from error
+        return {name: results[name] for name in self.outputs}
+
+    def close(self) -> None:
+        """Free the model, its programs and their weights."""
+        self._requests.clear()
+        self._model = None
+
+    def _request(self, feeds: Mapping[str, Array]) -> Any:
+        """What runs feeds of these shapes, compiled if there is none yet."""
+        key = tuple(feeds[name].shape for name in self.inputs) if self.compiles_shapes else ()
+        request = self._requests.pop(key, None)
+        if request is None:
+            if self.compiles_shapes:
+                self._model.reshape({name: list(feeds[name].shape) for name in self.inputs})
+            request = self._core.compile_model(self._model, "CPU").create_infer_request()
+            _prune(_cache_folder())
+        self._requests[key] = request
+        while len(self._requests) > KEPT_SHAPES:
+            self._requests.popitem(last=False)
+        return request
+
+
+def _precision(core: Any, asked: str) -> str:
+    """The precision to compute in: what is asked for, or by itself BF16 where the CPU has instructions for it."""
+    has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if asked == "bf16" and not has_bf16:
+        raise EngineError("precision bf16: this CPU has no instructions for it; use fp32")
+    return ("bf16" if has_bf16 else "fp32") if asked == "auto" else asked
+
+
+def _cache_folder() -> Path:
+    """Where compiled programs are kept: in the user's cache folder."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return root / "trt-audioldm2" / "openvino"
+
+
+def _prune(folder: Path) -> None:
+    """Remove the programs that were used longest ago, down to CACHE_BYTES."""
+    with contextlib.suppress(OSError):  # somebody else prunes too: a cache is worth no error
+        files = sorted(((file.stat(), file) for file in folder.glob("*.blob")), key=lambda pair: -pair[0].st_atime)
+        total = 0
+        for stat, file in files:
+            total += stat.st_size
+            if total > CACHE_BYTES:
+                file.unlink()
+
+
+def _reason(error: Exception) -> str:
+    """The last line of OpenVINO's message: the ones before it name places in its source."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

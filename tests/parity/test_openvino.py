@@ -1,0 +1,149 @@
+"""OpenVINO on the same bundles: what it computes, what it compiles, and who chooses it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+import pytest
+
+from export.parity import relative_error
+from runtime import AudioLDM2Pipeline, InputError
+from runtime.backends import openvino as backend
+from runtime.bundle import Bundle
+from runtime.device import HostDevice
+from runtime.errors import EngineError
+from tests.checkpoints import SMALL
+from tests.unit.helpers import raises_line
+
+EXACT, BF16 = 1e-3, 0.1
+HAS_BF16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+CALL = {"num_inference_steps": 4, "audio_length_in_s": 0.5}
+PROMPTS = [
+    "a dog barks far away behind a wall of tall trees and then it stops to listen",
+    "rain",
+]  # lengths of their own
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of the test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "trt-audioldm2" / "openvino"
+
+
+def opened(folder: Path, precision: str = "fp32", **options: Any) -> AudioLDM2Pipeline:
+    return AudioLDM2Pipeline.from_pretrained(folder, "cpu", backend="openvino", precision=precision, **options)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_fp32_gives_the_same_sound(name: str, bundle: Callable[[str], Path]) -> None:
+    """Prompts in one call too: a result that is a view of the engine's memory is lost at the engine's next run."""
+    seeds = np.random.default_rng().integers(1_000, size=2).tolist()
+    arguments = {**CALL, "seed": seeds}
+    expected = AudioLDM2Pipeline.from_pretrained(bundle(name), "cpu", backend="onnxruntime")(PROMPTS, **arguments)
+    actual = opened(bundle(name))(PROMPTS, **arguments)
+    assert np.sqrt((expected.audios**2).mean()) > 1e-2
+    assert relative_error(actual.audios, expected.audios) <= EXACT
+
+
+@pytest.mark.parametrize("options", [{"low_memory": True}, {"vae_slicing": True}])
+def test_ways_to_save_memory_change_nothing(options: dict[str, bool], bundle: Callable[[str], Path]) -> None:
+    arguments = {**CALL, "seed": 3, "num_waveforms_per_prompt": 2}
+    expected, actual = (opened(bundle("plain"), **way)(PROMPTS[0], **arguments) for way in ({}, options))
+    assert relative_error(actual.audios, expected.audios) <= EXACT
+
+
+@pytest.mark.skipif(not HAS_BF16, reason="this CPU has no BF16")
+def test_bf16_is_what_auto_means_except_where_it_is_heard(bundle: Callable[[str], Path]) -> None:
+    rng = np.random.default_rng()
+    exact, half = (Bundle.read(bundle("plain")).open("unet", HostDevice(kind), "openvino") for kind in ("fp32", "auto"))
+    sizes = {"batch": 2, "height": 12, "tokens": 16, "new_tokens": 8}
+    feeds = {
+        name: rng.standard_normal([sizes.get(a, low) for a, low in zip(s.axes, s.min_shape, strict=True)], np.float32)
+        for name, s in exact.inputs.items()
+        if s.dtype == "float32"
+    }
+    feeds |= {"encoder_attention_mask_1": np.ones((2, 16), np.int64)}
+    error = relative_error(half.run(feeds)["noise_pred"], exact.run(feeds)["noise_pred"])
+    assert 1e-4 < error < BF16
+    assert (exact.label, half.label) == ("openvino fp32", "openvino bf16")
+    assert Bundle.read(bundle("plain")).open("vocoder", HostDevice(), "openvino").label == "openvino fp32"
+    assert Bundle.read(bundle("plain")).open("vocoder", HostDevice("bf16"), "openvino").label == "openvino bf16"
+
+
+def test_texts_of_like_length_share_a_program(bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[str] = []
+    request = backend.OpenVinoEngine._request
+
+    def spy(self: backend.OpenVinoEngine, feeds: Any) -> Any:
+        known = len(self._requests)
+        found = request(self, feeds)
+        compiled.extend([self._name] * (len(self._requests) - known))
+        return found
+
+    monkeypatch.setattr(backend.OpenVinoEngine, "_request", spy)
+    pipe = opened(bundle("plain"))
+    for prompt in ("rain", "wind", "a dog"):
+        pipe(prompt, seed=1, **CALL)
+    assert sorted(compiled) == sorted(set(compiled))
+    pipe("rain", seed=1, **{**CALL, "audio_length_in_s": 0.8})
+    assert {name for name in compiled if compiled.count(name) == 2} == {"unet", "vae_decoder", "vocoder"}
+
+
+def test_programs_of_few_shapes_are_kept(bundle: Callable[[str], Path]) -> None:
+    engine = Bundle.read(bundle("plain")).open("vocoder", HostDevice("fp32"), "openvino")
+    assert isinstance(engine, backend.OpenVinoEngine)
+    mels = [np.random.default_rng().standard_normal((1, frames, 64), np.float32) for frames in (8, 12, 16, 20)]
+    again = [engine.run({"mel": mel})["waveform"] for mel in (*mels, mels[0])]
+    assert len(engine._requests) == backend.KEPT_SHAPES
+    np.testing.assert_array_equal(again[0], again[-1])
+
+
+def test_programs_are_kept_on_disk_within_bounds(
+    bundle: Callable[[str], Path], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened(bundle("plain"))("rain", seed=1, **CALL)
+    files = list(cache.glob("*.blob"))
+    assert len(files) == 7
+    engine = Bundle.read(bundle("plain")).open("vocoder", HostDevice("fp32"), "openvino")
+    assert isinstance(engine, backend.OpenVinoEngine)
+    frames = 52  # of 0.5 s, in whole latent rows
+    for size, known in ((frames, True), (frames + 4, False)):
+        program = engine._request({"mel": np.zeros((1, size, 64), np.float32)}).get_compiled_model()
+        assert program.get_property("LOADED_FROM_CACHE") is known
+    monkeypatch.setattr(backend, "CACHE_BYTES", max(file.stat().st_size for file in files))
+    engine.run({"mel": np.zeros((1, 28, 64), np.float32)})
+    assert sum(file.stat().st_size for file in cache.glob("*.blob")) <= backend.CACHE_BYTES
+    monkeypatch.setattr(backend, "CACHED_GRAPH_BYTES", 0)
+    before = sorted(cache.glob("*.blob"))
+    opened(bundle("plain"))("rain", seed=1, **CALL)
+    assert sorted(cache.glob("*.blob")) == before
+
+
+def test_who_chooses(bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Bundle.read(bundle("plain"))
+    assert read.backend_on(HostDevice(), "auto") == "openvino"
+    monkeypatch.setattr("runtime.bundle.find_spec", lambda _: None)
+    assert read.backend_on(HostDevice(), "auto") is None
+    assert AudioLDM2Pipeline.from_pretrained(bundle("plain"), "cpu").label == "onnxruntime"
+    monkeypatch.setenv("TRT_AUDIOLDM2_BACKEND", "openvino")
+    assert AudioLDM2Pipeline.from_pretrained(bundle("plain"), "cpu", precision="fp32").label == "openvino fp32"
+    with raises_line(InputError, "unknown backend 'tensorflow'", "auto, onnxruntime, openvino"):
+        read.backend_on(HostDevice(), "tensorflow")
+    with raises_line(InputError, "unknown precision 'int4'", "auto, fp32, bf16"):
+        AudioLDM2Pipeline.from_pretrained(bundle("plain"), "cpu", precision="int4")
+    pipe = AudioLDM2Pipeline.from_pretrained(bundle("plain"), "cpu", backend="onnxruntime", precision="bf16")
+    with raises_line(EngineError, "bf16", "openvino"):
+        pipe("rain", **CALL)
+
+
+def test_a_cpu_without_bf16(bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    class OldCore:
+        def get_property(self, *_: str) -> list[str]:
+            return ["FP32", "INT8"]
+
+    assert backend._precision(OldCore(), "auto") == "fp32"
+    with raises_line(EngineError, "no instructions", "fp32"):
+        backend._precision(OldCore(), "bf16")
