@@ -6,16 +6,18 @@ from diffusers import AutoencoderKL
 from export.checkpoint import Checkpoint
 from export.components.attention import FusedAttention, PlainAttention
 from export.components.component import Component, Sizes, Tensors, normal, tensor
+from export.components.upsample import fold_upsampling
 from export.components.wide import turn_kernels
 
 
 class _Decoder(torch.nn.Module):
-    """The decoder inside sees its images turned: see `turn_kernels`."""
+    """The decoder inside sees its images turned, and upsamples by convolutions: see `turn_kernels`, `FoldedUpsample`."""
 
     def __init__(self, vae: AutoencoderKL) -> None:
         super().__init__()
         self.vae = vae
         turn_kernels(self)
+        fold_upsampling(self)
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         mel: torch.Tensor = self.vae.decode(latents.transpose(2, 3), return_dict=False)[0]  # type: ignore[attr-defined]

@@ -8,11 +8,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from diffusers.models.upsampling import Upsample2D
 
 from export.activation import activation_bytes
 from export.checkpoint import Checkpoint
 from export.components import COMPONENTS
 from export.components.attention import FusedAttention, PlainAttention
+from export.components.upsample import FoldedUpsample
 from export.parity import relative_error
 from runtime import AudioLDM2Pipeline
 from runtime.bundle import Bundle, OpenEngines
@@ -181,3 +183,13 @@ def test_self_attention_is_one_operator(
     to_itself = sum(not attention.is_cross_attention for attention in attentions)
     assert operators.count("MultiHeadAttention") == to_itself > 0
     assert operators.count("Softmax") == len(attentions) - to_itself
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 3), (8, 16)])
+def test_upsampling_folds_into_one_convolution(shape: tuple[int, int]) -> None:
+    upsample = Upsample2D(6, use_conv=True, out_channels=6).double()
+    assert upsample.conv is not None
+    images = torch.randn(2, 6, *shape, dtype=torch.float64)
+    with torch.no_grad():
+        expected, actual = upsample(images), FoldedUpsample(upsample.conv).double()(images)
+    assert relative_error(actual.numpy(), expected.numpy()) <= 1e-6
