@@ -27,11 +27,13 @@ class Setting:
     steps: int = 20
     guidance: float = 3.5
     negative: str | None = None
+    interval: tuple[float, float] = (0.0, 1.0)
 
     def __str__(self) -> str:
         scheduler = (self.scheduler or "checkpoint's").replace("Scheduler", "")
         negative = f", not {self.negative!r}" if self.negative else ""
-        return f"{scheduler} {self.steps}, guidance {self.guidance:g}{negative}"
+        interval = "" if self.interval == (0.0, 1.0) else " in {:g} to {:g}".format(*self.interval)
+        return f"{scheduler} {self.steps}, guidance {self.guidance:g}{interval}{negative}"
 
 
 class Contender(Protocol):
@@ -68,6 +70,7 @@ class Ours:
                 audio_length_in_s=seconds,
                 num_inference_steps=setting.steps,
                 guidance_scale=setting.guidance,
+                guidance_interval=setting.interval,
                 negative_prompt=setting.negative and [setting.negative] * len(some),
                 scheduler=setting.scheduler,
             )

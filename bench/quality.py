@@ -53,12 +53,16 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def _setting(options: argparse.Namespace) -> Setting:
     """What the options say of how to make sounds, where they say it."""
-    given = {key: getattr(options, key) for key in ("scheduler", "steps", "guidance", "negative")}
+    given = {key: getattr(options, key) for key in ("scheduler", "steps", "guidance", "negative", "interval")}
     named = {key: value for key, value in given.items() if value is not None}
+    if options.reference and "interval" in named:
+        raise InputError("--interval is ours alone: the reference guides in every step")
     whole = {"--sweep": options.sweep, "--round-trip": options.round_trip}
     for flag in (flag for flag, chosen in whole.items() if chosen):
         if named:
             raise InputError(f"{flag} leaves no choice of {', '.join(named)}")
+    if "interval" in named:
+        named["interval"] = tuple(named["interval"])
     return Setting(**named)
 
 

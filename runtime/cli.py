@@ -63,6 +63,13 @@ def _parser() -> argparse.ArgumentParser:
         "--guidance-scale", type=float, default=3.5, help="1 or less: no guidance, half the work (default: %(default)s)"
     )
     add(
+        "--guidance-interval",
+        type=_interval,
+        default=(0.0, 1.0),
+        metavar="A:B",
+        help="guide from share A of the steps up to share B only: faster, and not the same sound (default: 0:1)",
+    )
+    add(
         "--duration",
         type=float,
         metavar="SECONDS",
@@ -93,6 +100,11 @@ def _parser() -> argparse.ArgumentParser:
 def _seeds(text: str) -> int | list[int]:
     seeds = [int(part) for part in text.split(",")]
     return seeds[0] if len(seeds) == 1 else seeds
+
+
+def _interval(text: str) -> tuple[float, float]:
+    start, stop = text.split(":")
+    return float(start), float(stop)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -213,6 +225,7 @@ def _call_arguments(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "num_inference_steps": options.steps,
         "guidance_scale": options.guidance_scale,
+        "guidance_interval": options.guidance_interval,
         "num_waveforms_per_prompt": options.num_waveforms,
         "eta": options.eta,
         "max_new_tokens": options.max_new_tokens,

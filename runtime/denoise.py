@@ -1,7 +1,7 @@
 """The denoising loop: plain, and as one captured step that a GPU replays."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,16 +14,17 @@ from runtime.schedulers import Plan, State, advance, model_input
 from runtime.schedulers.fused import FusedSteps, can_fuse, noisy_steps
 
 Randn = Callable[[tuple[int, ...]], Array]
-Predict = Callable[[Array, float], Array]
+Predict = Callable[[int, Array], Array]
+WHOLE = (0.0, 1.0)  # of the way from noise to sound
 KEPT_STEPS = 8  # captured steps that are kept, one a combination of shapes
 TOKEN_MULTIPLE = 16  # texts are padded to it where shapes are captured or compiled: fewer shapes, the same sound
 
 
 def plain_steps(plan: Plan, sample: Array, predict: Predict, randn: Randn) -> Iterator[Array]:
-    """Yield the sample (rows, channels, height, width) after each step; `predict` is the guided model."""
+    """Yield the sample (rows, channels, height, width) after every step; `predict(i, input)` is the guided model."""
     state = State(sample=sample)
-    for step in plan.steps:
-        output = predict(model_input(step, state), step.timestep)
+    for i, step in enumerate(plan.steps):
+        output = predict(i, model_input(step, state))
         state = advance(plan, step, state, output, randn)
         yield state.sample
 
@@ -36,18 +37,25 @@ class Denoiser:
         self._captured: OrderedDict[tuple[object, ...], _CapturedStep] = OrderedDict()
 
     def steps(
-        self, plan: Plan, sample: Array, conditioning: Conditioning, guidance_scale: float | None, randn: Randn
+        self,
+        plan: Plan,
+        sample: Array,
+        conditioning: Conditioning,
+        guidance_scale: float | None,
+        randn: Randn,
+        guidance_interval: tuple[float, float] = WHOLE,
     ) -> Iterator[Array]:
         """Yield the sample (rows, channels, height, width) after each step, valid until the next.
 
         `sample` is the first noise, scaled. With a guidance scale the conditioning has twice the rows, the
-        unconditional ones first. `randn(shape)` draws for schedulers that add noise.
+        unconditional ones first; outside the interval, from its start up to its stop as shares of the steps, only the
+        others are run. `randn(shape)` draws for schedulers that add noise.
         """
         unet = self._engines["unet"]
-        if self._device.name == "cpu" or not can_fuse(plan):
+        if self._device.name == "cpu" or not can_fuse(plan) or guidance_interval != WHOLE:
             feeds = _feeds(unet, padded(unet, conditioning) if unet.compiles_shapes else conditioning)
-            predict = partial(self._predict, unet, feeds, guidance_scale)
-            yield from plain_steps(plan, sample, predict, randn)
+            scales = _scales(guidance_scale, guidance_interval, len(plan.steps))
+            yield from plain_steps(plan, sample, partial(self._predict, plan, feeds, scales), randn)
             return
         draws = [self._device.xp.asarray(randn(sample.shape)) for _ in range(noisy_steps(plan))]
         noise = np.stack(draws) if draws else None
@@ -61,17 +69,21 @@ class Denoiser:
         self._captured.clear()
 
     def _predict(
-        self, unet: Engine, feeds: Mapping[str, Array], guidance_scale: float | None, sample: Array, timestep: float
+        self, plan: Plan, feeds: Mapping[str, Array], scales: Sequence[float | None], i: int, sample: Array
     ) -> Array:
-        """The model's output at `sample`, guided where there is a guidance scale."""
-        xp, guided = self._device.xp, guidance_scale is not None
-        inputs = {"sample": np.concatenate([sample, sample]) if guided else sample}
-        outputs = unet.run({**feeds, **inputs, "timestep": xp.asarray([timestep], dtype=np.float32)})
+        """The model's output at `sample` in step `i`, guided where there is a guidance scale."""
+        scale, timestep = scales[i], plan.steps[i].timestep
+        inputs = {"sample": sample, "timestep": self._device.xp.asarray([timestep], dtype=np.float32)}
+        if scale is None:
+            inputs |= {name: array[-len(sample) :] for name, array in feeds.items()}  # without the unconditional rows
+        else:
+            inputs |= {**feeds, "sample": np.concatenate([sample, sample])}
+        outputs = self._engines["unet"].run(inputs)
         output = self._device.watch(f"unet (timestep {timestep:g})", outputs["noise_pred"])
-        if guidance_scale is None:
+        if scale is None:
             return output
         unconditional, text = np.split(output, 2)
-        return unconditional + np.float32(guidance_scale) * (text - unconditional)
+        return unconditional + np.float32(scale) * (text - unconditional)
 
     def _step(
         self,
@@ -142,6 +154,12 @@ def _capture(
         fused.update(unet.run({**own, "sample": shown, "timestep": timestep})["noise_pred"])
 
     return _CapturedStep(fused, own, device.capture(work) if captures else work)
+
+
+def _scales(scale: float | None, interval: tuple[float, float], steps: int) -> list[float | None]:
+    """The guidance scale of every step: None outside of the interval, that is, no guidance."""
+    start, stop = interval
+    return [scale if start <= i / steps < stop else None for i in range(steps)]
 
 
 def _feeds(unet: Engine, conditioning: Conditioning) -> dict[str, Array]:

@@ -135,7 +135,8 @@ class AudioLDM2Pipeline:
         noise = SeededNoise(request.seeds, given.seed_device, xp, **self._device.threads())
         first = noise.randn(request.latent_shape) if request.latents is None else xp.asarray(request.latents)
         latents, scale = first * np.float32(plan.init_noise_sigma), request.guidance_scale if request.guided else None
-        for i, latents in enumerate(self._denoiser.steps(plan, latents, conditioning, scale, noise.randn)):  # noqa: B020
+        steps = self._denoiser.steps(plan, latents, conditioning, scale, noise.randn, request.guidance_interval)
+        for i, latents in enumerate(steps):
             completed = plan.completed(i)
             if given.callback is not None and completed is not None and i % given.callback_steps == 0:
                 try:

@@ -1,5 +1,7 @@
 """Upsampling and the convolution after it as one convolution of the small image."""
 
+from typing import cast
+
 import torch
 from diffusers.models.upsampling import Upsample2D
 
@@ -32,7 +34,7 @@ def fold_upsampling(module: torch.nn.Module) -> None:
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, Upsample2D):
-                setattr(parent, name, FoldedUpsample(child.conv))
+                setattr(parent, name, FoldedUpsample(cast(torch.nn.Conv2d, child.conv)))
 
 
 def _fold(kernel: torch.Tensor, axis: int) -> torch.Tensor:

@@ -11,7 +11,7 @@ from export.components.wide import turn_kernels
 
 
 class _Decoder(torch.nn.Module):
-    """The decoder inside sees its images turned, and upsamples by convolutions: see `turn_kernels`, `FoldedUpsample`."""
+    """The decoder, on turned images and with upsampling by convolution: see `turn_kernels`, `FoldedUpsample`."""
 
     def __init__(self, vae: AutoencoderKL) -> None:
         super().__init__()

@@ -44,6 +44,8 @@ def spoilt(value: float) -> np.ndarray:
         *[("audio_length_in_s", value) for value in (0, -1, 0.0399, math.nan, math.inf, -math.inf, True, "1")],
         *[("audio_length_in_s", value) for value in (1e300, 10**400)],
         *[("guidance_scale", value) for value in (math.nan, math.inf, True, "3", None, 1j, np.complex64(1))],
+        *[("guidance_interval", value) for value in (None, 0.5, (0,), (0, 0.5, 1), (0.5, 0.5), (0.6, 0.5), (-0.1, 1))],
+        *[("guidance_interval", value) for value in ((0, 1.1), (math.nan, 1), ("0", "1"), "01")],
         *[("eta", value) for value in (-0.01, 1.01, math.nan, True, "0", None, 10**400)],
         *[("prompt", value) for value in ([], (), 5, None, b"rain", ["rain", 5], [["rain"]], {"rain": 1})],
         *[("negative_prompt", value) for value in (["snow"], 5, ["snow", "wind"])],
