@@ -72,6 +72,7 @@ def _add_latency_options(parser: argparse.ArgumentParser) -> None:
     add("--checkpoint", type=Path, metavar="FOLDER", help="in diffusers' layout (default: random weights at base size)")
     add("--engines", type=Path, metavar="FOLDER", help="the bundle that was built from it (default: build one)")
     add("--int8-engines", type=Path, metavar="FOLDER", help="one of INT8, for openvino-int8 (default: left out)")
+    add("--tensorrt-engines", type=Path, metavar="FOLDER", help="one for this GPU, for tensorrt (default: left out)")
     add("--start-engines", type=Path, metavar="FOLDER", help="a small bundle to start with (default: build the demo's)")
     chosen = "default: all that can run here"
     add("--contenders", choices=NAMES, nargs="+", metavar="NAME", help=f"of {', '.join(NAMES)} ({chosen})")

@@ -30,7 +30,10 @@ def serve(case: dict[str, Any], requests: Iterator[dict[str, Any]]) -> Iterator[
     for request in requests:
         rows = range(given, given + request["batch"])
         given = rows.stop  # no prompt comes twice: ours keeps the conditioning of those it has seen
-        yield call(contender, [prompts(row, 1)[0] for row in rows], case["latents"], request)
+        found = call(contender, [prompts(row, 1)[0] for row in rows], case["latents"], request)
+        if case["device"] != "cpu":  # a GPU works later than the callback says
+            found["steps_s"] = [found["stages"]["denoise"] / request["steps"]]
+        yield found
 
 
 def call(
@@ -54,7 +57,7 @@ def call(
     return {
         "total_s": total,
         "stages": {**stages, "other": total - sum(stages.values())},
-        "steps_s": np.diff(ends).tolist(),  # the first has no beginning
+        "steps_s": np.diff(ends).tolist(),  # of all but the first, which has no beginning
         "audio_s": audios.shape[1] / contender.sample_rate_hz,
         "peak_gib": status_gib("VmHWM"),
     }

@@ -60,9 +60,9 @@ class Clock:
         setattr(owner, method, timed)
 
     def text(self, seconds: float) -> dict[str, float]:
-        """The parts of `seconds` of encoding."""
-        parts = {name: self.seconds.get(name, 0.0) for name in ("encode", "generate")}
-        return {"tokenize": seconds - sum(parts.values()), **parts}
+        """The parts of `seconds` of encoding, if any of them is timed."""
+        parts = {name: self.seconds[name] for name in TEXT if name in self.seconds}
+        return {"tokenize": seconds - sum(parts.values()), **parts} if parts else {"encode": seconds}
 
 
 def openvino_precision() -> str:

@@ -1,8 +1,9 @@
 """The contenders take turns, A B C A B C: a machine that drifts is fair to all, and one at a time computes.
 
 Where memory is too short for all of them they take turns in groups. The matrix product that is the ceiling has its turn
-in every round. Cold is from the start of a process to its first waveform on disk, with files in the system's cache, and
-for torch.compile with nothing compiled before.
+in every round. Cold is from the start of a process to its first waveform on disk, with all else built or converted
+before and in the system's cache, but for torch.compile with nothing compiled. Peak memory is the host's, mapped weights
+included; `python -m bench gpu` has the GPU's.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.latency.figures import add_figures, plot_stages, table
-from bench.latency.plan import EXACT, OURS, Plan, check, has_base_size, prepare, weight_bytes
+from bench.latency.plan import EXACT, OURS, OWN_BUNDLE, Plan, check, has_base_size, prepare, weight_bytes
 from bench.processes import ProcessError, Worker
 from bench.report import spread
 from bench.rivals import compare
@@ -82,7 +83,7 @@ class Entry:
 
 def small_starts(plan: Plan, count: int) -> dict[str, float]:
     """Median seconds from the start of a process to its first waveform, of ours over the small bundle."""
-    names = [name for name in plan.ours if name not in plan.failed]
+    names = [name for name in plan.ours if name not in plan.failed and name not in OWN_BUNDLE]
     found: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(count):
         for name in names:
@@ -115,6 +116,8 @@ def contest(plan: Plan, options: argparse.Namespace) -> tuple[list[Row], list[Ro
                 _cold(entry, options.steps, plan.work / f"{name}.npy")
             ceilings.append(_measure(group, ceiling, options))
             rows += [entry.row for entry in group]
+            for entry in (entry for entry in group if entry.row["name"] not in OURS):
+                entry.close()  # batches need memory
             rows += _batches([entry for entry in group if entry.row["name"] in OURS], options)
     return rows, ceilings
 
@@ -135,6 +138,7 @@ def _measure(group: list[Entry], ceiling: Worker, options: argparse.Namespace) -
     found = take_turns({CEILING: ceiling.ask, **calls}, options.runs)
     for entry in alive:
         entry.row.update(summary(found[entry.row["name"]]))
+        print(f"{entry.row['name']}: {entry.row.get('failed') or '{median_s:.2f} s'.format(**entry.row)}", flush=True)
     return summary_of_ceiling(found[CEILING])
 
 

@@ -36,7 +36,7 @@ def add_figures(rows: list[Row], ceilings: list[Row], starts: dict[str, float], 
     medians = {row["name"]: row["median_s"] for row in rows if row["batch"] == 1 and "median_s" in row}
     for row in (row for row in rows if "median_s" in row):
         median_s, batch, stages = row["median_s"], row["batch"], row["stages"]
-        row["text_s"] = sum(stages[name] for name in TEXT)
+        row["text_s"] = sum(stages.get(name, 0.0) for name in TEXT)
         row["real_time_factor"] = median_s / row["audio_s"] / batch
         row["times_as_fast"] = {name: batch * medians[name] / median_s for name in AGAINST if name in medians}
         if row.get("one_prompt_median_s"):

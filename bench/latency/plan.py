@@ -29,17 +29,13 @@ OURS: dict[str, tuple[str, str, str | None]] = {  # backend, precision that is a
     "openvino": ("openvino", "auto", None),
     "openvino-fp32": ("openvino", "fp32", "fp32"),
     "openvino-int8": ("openvino", "auto", "int8"),
+    "tensorrt": ("auto", "auto", "fp16"),
 }
+OWN_BUNDLE = {"openvino-int8": "int8_engines", "tensorrt": "tensorrt_engines"}  # by name, the option that has it
 # turns are taken in this order: where memory is short those that are compared most are in it together
 NAMES = (
-    EXACT,
-    "openvino",
-    SWAPPED,
-    "onnxruntime",
-    "diffusers-bf16",
-    "openvino-int8",
-    "diffusers-compile",
-    "openvino-fp32",
+    *(EXACT, "openvino", SWAPPED, "tensorrt", "onnxruntime", "diffusers-bf16"),
+    *("openvino-int8", "diffusers-compile", "openvino-fp32"),
 )
 BASE_LATENTS = [8, 256, 16]
 
@@ -96,7 +92,7 @@ def check(options: argparse.Namespace) -> list[str]:
         raise InputError("--checkpoint and --engines go together: the rivals have to run the same weights")
     if options.checkpoint and not (options.checkpoint / "model_index.json").is_file():
         raise InputError(f"{options.checkpoint} is no checkpoint in diffusers' layout: it has no model_index.json")
-    for folder in (options.engines, options.int8_engines, options.start_engines):
+    for folder in (options.engines, options.int8_engines, options.tensorrt_engines, options.start_engines):
         if folder and not (folder / MANIFEST).is_file():
             raise InputError(f"{folder} is no bundle: it has no {MANIFEST}")
     if options.plot:
@@ -110,8 +106,10 @@ def check(options: argparse.Namespace) -> list[str]:
 
 def _lacks(name: str, options: argparse.Namespace) -> str | None:
     """What a contender needs and does not have."""
-    if name == "openvino-int8" and options.int8_engines is None:
-        return "it needs --int8-engines"
+    if name in OWN_BUNDLE and getattr(options, OWN_BUNDLE[name]) is None:
+        return f"it needs --{OWN_BUNDLE[name].replace('_', '-')}"
+    if name == "tensorrt":
+        return None if gpu() else "there is no NVIDIA GPU"
     if "openvino" in name and gpu() is not None:
         return "its models run on the CPU, the others on this machine's GPU"
     needed = "openvino" if "openvino" in name else "onnxruntime"
@@ -127,7 +125,7 @@ def prepare(options: argparse.Namespace, names: list[str], work: Path) -> Plan:
     device = "cpu" if gpu() is None else "cuda"
     plan = Plan(names, device, work, options.checkpoint or random_checkpoint(work / "checkpoint"))
     engines, start = options.engines or work / "engines", options.start_engines or work / "demo"
-    plan.bundles = {name: options.int8_engines if name == "openvino-int8" else engines for name in plan.ours}
+    plan.bundles = {name: getattr(options, OWN_BUNDLE.get(name, ""), engines) for name in plan.ours}
     plan.start_bundle = start
     build, checkpoint = ("-m", "export", "build"), str(plan.checkpoint)
     built = [name for name, bundle in plan.bundles.items() if bundle == engines and not options.engines]

@@ -1,5 +1,6 @@
 """The parts of `python -m bench latency` that need no model."""
 
+import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.latency import contest
+from bench.latency import contest, plan
 from bench.latency.child import serve
 from bench.latency.contenders import Clock
 from bench.latency.figures import add_figures, plot_stages, table
 from bench.latency.plan import NAMES, OURS, RIVALS, Plan
 from bench.processes import ProcessError, Worker
+from runtime.errors import InputError
 
 STAGES = {"tokenize": 0.1, "encode": 0.2, "generate": 0.3, "denoise": 2.0, "decode": 1.0, "vocode": 1.3, "write": 0.1}
 
@@ -138,18 +140,54 @@ def test_a_clock_sums_calls_until_it_is_reset(monkeypatch: pytest.MonkeyPatch) -
     assert clock.seconds == {"encode": 2}
     assert (clock.begun["encode"], clock.ended["encode"]) == (2, 3)
     assert len(waited) == 4  # before and after each
-    assert clock.text(10.0) == {"tokenize": 8.0, "encode": 2, "generate": 0.0}
+    assert Clock().text(10.0) == {"encode": 10.0}
+    assert clock.text(10.0) == {"tokenize": 8.0, "encode": 2}
 
 
 def test_every_contender_can_be_told_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.latency.plan.latent_shape", lambda _: [8, 256, 16])
     assert set(NAMES) == set(OURS) | set(RIVALS)
     for device, half in (("cpu", "bf16"), ("cuda", "fp16")):
-        plan = Plan(list(NAMES), device, tmp_path, tmp_path, dict.fromkeys(OURS, tmp_path))
-        assert plan.case("diffusers-bf16")["precision"] == half
-        assert plan.case("diffusers-fp32")["precision"] == "fp32"
-        assert [name for name in NAMES if plan.case(name).get("swapped")] == ["diffusers-openvino"]
-        assert [name for name in NAMES if plan.case(name).get("compiled")] == ["diffusers-compile"]
+        told = Plan(list(NAMES), device, tmp_path, tmp_path, dict.fromkeys(OURS, tmp_path))
+        assert told.case("diffusers-bf16")["precision"] == half
+        assert told.case("diffusers-fp32")["precision"] == "fp32"
+        assert [name for name in NAMES if told.case(name).get("swapped")] == ["diffusers-openvino"]
+        assert [name for name in NAMES if told.case(name).get("compiled")] == ["diffusers-compile"]
+
+
+def options(**given: Any) -> argparse.Namespace:
+    names = ("checkpoint", "engines", "int8_engines", "tensorrt_engines", "start_engines", "contenders", "plot")
+    return argparse.Namespace(**{**dict.fromkeys(names), **given})
+
+
+def test_openvino_is_left_out_beside_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "find_spec", lambda _: True)
+    monkeypatch.setattr(plan, "gpu", lambda: None)
+    on_cpu = plan.check(options())
+    assert {"openvino", "openvino-fp32", "diffusers-openvino", "onnxruntime"} <= set(on_cpu)
+    monkeypatch.setattr(plan, "gpu", lambda: {"name": "pretended"})
+    on_gpu = plan.check(options())
+    assert on_gpu == [name for name in on_cpu if "openvino" not in name]
+    with pytest.raises(InputError, match="openvino cannot run here"):
+        plan.check(options(contenders=["openvino"]))
+
+
+def test_what_is_not_installed_is_left_out_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "gpu", lambda: None)
+    monkeypatch.setattr(plan, "find_spec", lambda module: None if module == "diffusers" else True)
+    assert plan.check(options()) == ["openvino", "onnxruntime", "openvino-fp32"]
+    with pytest.raises(InputError, match="diffusers-bf16 cannot run here: diffusers not installed"):
+        plan.check(options(contenders=["onnxruntime", "diffusers-bf16"]))
+
+
+def test_a_build_that_fails_is_its_contenders_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(plan, "gpu", lambda: None)
+    monkeypatch.setattr(plan, "random_checkpoint", lambda folder: folder)
+    monkeypatch.setattr(plan, "run_python", lambda *given: "no memory" if str(tmp_path / "engines") in given else None)
+    made = plan.prepare(options(int8_engines=tmp_path), ["onnxruntime", "openvino-int8", "diffusers-fp32"], tmp_path)
+    assert made.failed == {"onnxruntime": "engines: no memory"}
+    assert made.bundles["openvino-int8"] == tmp_path
+    assert set(made.prepared_s) == {"engines", "demo"}
 
 
 def test_a_child_never_repeats_a_prompt_and_keeps_the_latents(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -167,7 +205,7 @@ def test_a_child_never_repeats_a_prompt_and_keeps_the_latents(monkeypatch: pytes
     monkeypatch.setattr("bench.latency.child.open_contender", lambda _: Fake())
     saved = tmp_path / "x.npy"
     requests = iter([{"steps": 3, "batch": batch, "save": str(saved)} for batch in (1, 2, 1, 1)])
-    answers = list(serve({"latents": [8, 4, 2]}, requests))
+    answers = list(serve({"latents": [8, 4, 2], "device": "cpu"}, requests))
     assert answers[:2] == [{}, {"precision": "fp32"}]
     assert len(answers[2]["steps_s"]) == 2
     assert answers[2]["audio_s"] == 0.1
@@ -179,6 +217,7 @@ def test_a_child_never_repeats_a_prompt_and_keeps_the_latents(monkeypatch: pytes
 
 
 CHATTY = """
+import argparse
 import sys
 from bench.processes import answer_requests
 
@@ -205,6 +244,7 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
     worker = Worker("chatty", {}, tmp_path / "log")
     yield worker
     worker.close()
+    worker.close()  # no harm
 
 
 def test_a_worker_answers_whatever_libraries_print(worker: Worker) -> None:
