@@ -52,7 +52,9 @@ def one_line(error: Exception) -> str:
 
 
 def last_line(stderr: str, returncode: int | None) -> str:
-    """Why a process ended: its last words, or its exit status."""
+    """Why a process ended: the signal that killed it, else its last words, or its exit status."""
+    if returncode is not None and returncode < 0:
+        return f"killed by signal {-returncode}"
     return (stderr.strip().splitlines() or [f"exit status {returncode}"])[-1]
 
 

@@ -230,7 +230,7 @@ def serve(requests):
         if request["number"] > 9:
             print("killed by somebody", file=sys.stderr, flush=True)
             import os
-            os._exit(9)
+            os._exit(9) if request["number"] < 99 else os.kill(os.getpid(), 9)
         yield {"twice": 2 * request["number"]}
 
 sys.exit(answer_requests(serve))
@@ -252,7 +252,9 @@ def test_a_worker_answers_whatever_libraries_print(worker: Worker) -> None:
     assert [worker.ask(number=number)["twice"] for number in (1, 2)] == [2, 4]
 
 
-@pytest.mark.parametrize(("number", "words"), [(-1, "ValueError: negative"), (10, "killed by somebody")])
+@pytest.mark.parametrize(
+    ("number", "words"), [(-1, "ValueError: negative"), (10, "killed by somebody"), (99, "killed by signal 9")]
+)
 def test_a_worker_that_fails_says_why_in_one_line(worker: Worker, number: int, words: str) -> None:
     worker.answer()
     with pytest.raises(ProcessError, match=f"^{words}$"):
