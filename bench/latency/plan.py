@@ -27,6 +27,7 @@ RIVALS = {  # by name: precision of the weights, None where OpenVINO chooses
 OURS: dict[str, tuple[str, str, str | None]] = {  # backend, precision that is asked for, that of its products
     "onnxruntime": ("onnxruntime", "auto", "fp32"),
     "openvino": ("openvino", "auto", None),
+    "openvino-bf16": ("openvino", "bf16", "bf16"),  # the vocoder too
     "openvino-fp32": ("openvino", "fp32", "fp32"),
     "openvino-int8": ("openvino", "auto", "int8"),
     "tensorrt": ("auto", "auto", "fp16"),
@@ -34,7 +35,7 @@ OURS: dict[str, tuple[str, str, str | None]] = {  # backend, precision that is a
 OWN_BUNDLE = {"openvino-int8": "int8_engines", "tensorrt": "tensorrt_engines"}  # by name, the option that has it
 # turns are taken in this order: where memory is short those that are compared most are in it together
 NAMES = (
-    *(EXACT, "openvino", SWAPPED, "tensorrt", "onnxruntime", "diffusers-bf16"),
+    *(EXACT, "openvino", SWAPPED, "openvino-bf16", "tensorrt", "onnxruntime", "diffusers-bf16"),
     *("openvino-int8", "diffusers-compile", "openvino-fp32"),
 )
 BASE_LATENTS = [8, 256, 16]
