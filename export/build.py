@@ -116,6 +116,8 @@ def verify(bundle: Bundle, checkpoint: Checkpoint, report: Report = print) -> No
             f"rebuild: {bundle.rebuild_command}"
         )
     device = bundle.open_device()
+    if missing := COMPONENTS.keys() - bundle.manifest.engines.keys():
+        raise BundleError(f"{bundle.folder} has no {', '.join(missing)}; rebuild: {bundle.rebuild_command}")
     for name, make in COMPONENTS.items():
         with device.active():
             engine = bundle.open(name, device)

@@ -140,6 +140,8 @@ def test_finds_the_bundle_by_variable_or_as_the_only_one(
         (["--duration", "1e6"], ["GiB", "fit"]),
         (["--guidance-scale", "nan"], ["guidance_scale", "nan"]),
         (["--guidance-interval", "0.5:0.2"], ["guidance_interval", "start"]),
+        (["--feature-cache", "0"], ["feature_cache_interval", "0"]),
+        (["--feature-cache", "2", "--low-memory"], ["feature_cache_interval", "low_memory"]),
         (["--precision", "int4"], ["int4", "fp32"]),
         (["--backend", "tensorflow"], ["tensorflow", "openvino"]),
         (["--num-waveforms", "0"], ["num-waveforms", "0"]),
@@ -158,7 +160,11 @@ def test_wrong_values_get_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("flags", [["--stepz", "3"], ["--step", "3"], ["--seed", "x"], ["--guidance-interval", "0.5"], ["two", "prompts"], []], ids=str)
+@pytest.mark.parametrize(
+    "flags",
+    [["--stepz", "3"], ["--step", "3"], ["--seed", "x"], ["--guidance-interval", "0.5"], ["two", "prompts"], []],
+    ids=str,
+)
 def test_mistyped_flags_are_errors(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         main(flags if not flags else [PROMPT, *flags])

@@ -165,6 +165,14 @@ def test_dynamic_thresholding_runs_step_by_step(compiled: Path, on_cpu: AudioLDM
     assert relative_error(ours.audios, on_cpu("rain", **call).audios) <= EXACT
 
 
+def test_a_feature_cache_runs_step_by_step(compiled: Path, on_cpu: AudioLDM2Pipeline, gpu: Gpu) -> None:
+    pipe = AudioLDM2Pipeline.from_pretrained(compiled)
+    call: dict[str, Any] = {**FAST, "seed": 5, "feature_cache_interval": 2, "scheduler": "DDIMScheduler"}
+    ours = pipe("rain", **call)
+    assert gpu[1].enqueued["unet"] == gpu[1].enqueued["unet_shallow"] == 2
+    assert relative_error(ours.audios, on_cpu("rain", **call).audios) <= EXACT
+
+
 def test_cuda_seeds_are_the_same_on_both(compiled: Path, on_cpu: AudioLDM2Pipeline, gpu: Gpu) -> None:
     call: dict[str, Any] = {**FAST, "seed": 2**40 + 7, "seed_device": "cuda"}
     ours, theirs = AudioLDM2Pipeline.from_pretrained(compiled)("rain", **call), on_cpu("rain", **call)
