@@ -116,4 +116,5 @@ def unet(checkpoint: Checkpoint) -> Component:
         typical=size(2, typical, TYPICAL_TOKENS),
         limits={"new_tokens": max(new_tokens, SPOKEN_TOKENS if checkpoint.speaks else 64)},
         fuse_attention=lambda: model.set_attn_processor(FusedAttention()),
+        inner=(DEEP,),
     )

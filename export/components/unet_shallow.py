@@ -19,12 +19,12 @@ class _Shallow(torch.nn.Module):
 
     def __init__(self, whole: UNet) -> None:
         super().__init__()
-        unet: Any = whole.unet
-        unet.down_blocks, unet.up_blocks = unet.down_blocks[:1], unet.up_blocks[-1:]
-        unet.down_blocks[0].downsamplers = None
-        unet.num_upsamplers = 0
+        model: Any = whole.unet
+        model.down_blocks, model.up_blocks = model.down_blocks[:1], model.up_blocks[-1:]
+        model.down_blocks[0].downsamplers = None
+        model.num_upsamplers = 0
         self.whole, self.between = whole, _Given()
-        unet.mid_block = self.between
+        model.mid_block = self.between
 
     def forward(
         self,
@@ -54,8 +54,8 @@ class _Given(torch.nn.Module):
 def unet_shallow(checkpoint: Checkpoint) -> Component:
     """The UNet's inputs, and its deep_features (batch, deep channels, mel, height), on their side -> noise_pred.
 
-    With the deep features of the same sample and timestep it gives what the UNet gives. The graph keeps those inputs that
-    the outermost level uses: in the published checkpoints it attends to no text.
+    With the deep features of the same sample and timestep it gives what the UNet gives. The graph keeps what that
+    level uses: in the published checkpoints it attends to no text.
     """
     whole = unet(checkpoint)
     assert isinstance(whole.module, UNet)
@@ -72,4 +72,5 @@ def unet_shallow(checkpoint: Checkpoint) -> Component:
         inputs={**whole.inputs, DEEP: spec},
         outputs={"noise_pred": whole.outputs["noise_pred"]},
         draw=draw,
+        inner=(),
     )

@@ -55,6 +55,7 @@ def compiled(bundle: Callable[[str], Path], tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
+    monkeypatch.delenv("TRT_AUDIOLDM2_BACKEND", raising=False)  # it names what runs graphs: these are compiled
     cupy = FakeCupy()
     trt = FakeTensorRT(cupy)
     monkeypatch.setitem(sys.modules, "cupy", cupy)
