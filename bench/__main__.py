@@ -1,4 +1,4 @@
-"""`python -m bench step | kvcache | memory | gpu | quality`: run a benchmark, print its table, end in one JSON line."""
+"""`python -m bench NAME`: run a benchmark, print its table, end in one JSON line."""
 
 import argparse
 import sys
@@ -24,7 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, allow_abbrev=False)
-    commands = parser.add_subparsers(required=True, metavar="step | kvcache | memory | gpu | quality", dest="name")
+    commands = parser.add_subparsers(
+        required=True, metavar="step | kvcache | memory | gpu | latency | quality", dest="name"
+    )
     step = commands.add_parser("step", help="one guided UNet step at base size, against eager diffusers FP32")
     step.add_argument("--runs", type=int, default=15, help="timed runs of each (default: %(default)s)")
     step.add_argument("--height", type=int, default=256, help="latent height, 25 a second (default: %(default)s)")
@@ -41,9 +43,11 @@ def _parser() -> argparse.ArgumentParser:
     memory.set_defaults(run=_memory)
     on_gpu = commands.add_parser("gpu", help="whole calls at base size on a GPU, against diffusers FP16")
     _add_gpu_options(on_gpu)
+    latency = commands.add_parser("latency", help="whole calls by stage, cold and warm, against diffusers and OpenVINO")
+    _add_latency_options(latency)
     quality = commands.add_parser("quality", help="how many generated sounds are recognised as what was asked for")
     _add_quality_options(quality)
-    for command in (step, cache, memory, on_gpu, quality):
+    for command in (step, cache, memory, on_gpu, latency, quality):
         command.add_argument("--out", type=Path, default=Path("bench/results"), help="folder for the JSON")
     return parser
 
@@ -59,6 +63,26 @@ def _add_gpu_options(parser: argparse.ArgumentParser) -> None:
     add("--runs", type=_at_least(1), default=10, help="timed calls of each (default: %(default)s)")
     add("--without", choices=["eager", "compile", "fp32"], nargs="+", default=[], help="rivals to leave out")
     parser.set_defaults(run=_gpu, error=parser.error)
+
+
+def _add_latency_options(parser: argparse.ArgumentParser) -> None:
+    from bench.latency.plan import NAMES
+
+    add = parser.add_argument
+    add("--checkpoint", type=Path, metavar="FOLDER", help="in diffusers' layout (default: random weights at base size)")
+    add("--engines", type=Path, metavar="FOLDER", help="the bundle that was built from it (default: build one)")
+    add("--int8-engines", type=Path, metavar="FOLDER", help="one of INT8, for openvino-int8 (default: left out)")
+    add("--tensorrt-engines", type=Path, metavar="FOLDER", help="one for this GPU, for tensorrt (default: left out)")
+    add("--start-engines", type=Path, metavar="FOLDER", help="a small bundle to start with (default: build the demo's)")
+    chosen = "default: all that can run here"
+    add("--contenders", choices=NAMES, nargs="+", metavar="NAME", help=f"of {', '.join(NAMES)} ({chosen})")
+    add("--steps", type=_at_least(2), default=20, help="denoising steps (default: %(default)s)")
+    add("--runs", type=_at_least(1), default=5, help="timed calls of each (default: %(default)s)")
+    add("--quick", action="store_true", help="5 steps and 2 runs, whatever else is asked")
+    add("--batch", type=_at_least(1), nargs="+", default=[1], help="prompts at once, for ours (default: 1)")
+    add("--plot", type=Path, metavar="FILE", help="a picture of the stages, as PNG")
+    add("--json", type=Path, metavar="FILE", help="where to write the JSON (default: a new file in --out)")
+    parser.set_defaults(run=_latency)
 
 
 def _add_quality_options(parser: argparse.ArgumentParser) -> None:
@@ -116,6 +140,12 @@ def _gpu(options: argparse.Namespace) -> dict[str, Any]:
     from bench import gpu
 
     return gpu.run(options)
+
+
+def _latency(options: argparse.Namespace) -> dict[str, Any]:
+    from bench.latency import contest
+
+    return contest.run(options)
 
 
 def _quality(options: argparse.Namespace) -> dict[str, Any]:

@@ -8,12 +8,10 @@ import argparse
 import itertools
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,17 +20,17 @@ from typing import Any
 
 import numpy as np
 
+from bench.processes import in_a_process, report_to, run_python
 from bench.report import gpu, time_in_turns
+from bench.rivals import DECODE_FLOP, UNET_FLOP, load_reference, matmul_flops, prompts, random_checkpoint
+from bench.rivals import compare as compare_waveforms
 
 OURS, EAGER, COMPILED, EXACT, RATE = "ours", "eager", "compile", "fp32", "matmul"
 RIVALS = (EAGER, COMPILED, EXACT)
 COMPILE_MODE = "reduce-overhead"  # with CUDA graphs, as in Hugging Face's post on a faster AudioLDM 2
-WORDS = ("loud", "sharp", "distant", "slow", "hollow", "sudden")  # 720 orders
 LATENTS = (1, 8, 256, 16)
 ACCURACY_STEPS = 20
 GIB = 2**30
-# REFERENCE: floating-point operations of one guided UNet step, and of the decoder and the vocoder, for one waveform
-UNET_FLOP, DECODE_FLOP = 293e9, (636 + 1027) * 1e9
 WARMUP = 2
 Outcome = tuple[np.ndarray, dict[str, float]]  # audios (rows, samples), seconds by stage
 
@@ -44,15 +42,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     names = [name for name in (OURS, *RIVALS) if name not in options.without]
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        checkpoint = options.checkpoint or _random_checkpoint(work / "checkpoint")
+        checkpoint = options.checkpoint or random_checkpoint(work / "checkpoint")
         engines, build = _engines(options, checkpoint, work / "engines")
         common = {"checkpoint": str(checkpoint), "engines": str(engines)}
-        rate = _in_a_process({"name": RATE}, work)
+        rate = in_a_process("bench.gpu", {"name": RATE}, work)
 
         def measure(name: str, **case: Any) -> dict[str, Any]:
             if name == OURS and "failed" in build:
                 return build
-            return _in_a_process({**common, "name": name, **case}, work)
+            return in_a_process("bench.gpu", {**common, "name": name, **case}, work)
 
         rows = []
         for name, batch in ((name, batch) for name in names if name != EXACT for batch in options.batch):
@@ -116,49 +114,13 @@ def compare(waveforms: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
         found = waveforms.get(side, {"failed": "left out"})
         if "failed" in found:
             return {"failed": f"{side}: {found['failed']}"}
-    from export.parity import relative_error
-
-    actual, expected = np.load(waveforms[name]["waveform"]), np.load(waveforms[EXACT]["waveform"])
-    if not (np.isfinite(actual).all() and np.isfinite(expected).all()):
-        return {"failed": "a waveform has NaN or Inf"}
-    distance = log_spectral_distance(actual, expected)
-    return {"relative_error": relative_error(actual, expected), "log_spectral_distance_db": distance}
-
-
-def log_spectral_distance(actual: np.ndarray, expected: np.ndarray) -> float:
-    """Mean over frames of the RMS difference of log power spectra, dB. Waveforms (rows, samples).
-
-    Frames of 1024 samples every 256, Hann; powers are taken as no less than 1e-10 of the expected one's highest.
-    """
-
-    def powers(audio: np.ndarray) -> np.ndarray:  # (rows, frames, bins)
-        frames = np.lib.stride_tricks.sliding_window_view(audio.astype(np.float64), 1024, axis=-1)[:, ::256]
-        return np.abs(np.fft.rfft(frames * np.hanning(1024))) ** 2
-
-    ours, theirs = powers(actual), powers(expected)
-    floor = 1e-10 * theirs.max()
-    difference = 10 * np.log10(np.maximum(ours, floor) / np.maximum(theirs, floor))
-    return float(np.sqrt((difference**2).mean(axis=-1)).mean())
+    actual, expected = (Path(waveforms[side]["waveform"]) for side in (name, EXACT))
+    return compare_waveforms(actual, expected)
 
 
 def scheduler_of(steps: int) -> str:
     """DPM-Solver++ for few steps, the checkpoints' own DDIM for many."""
     return "DPMSolverMultistepScheduler" if steps < 100 else "DDIMScheduler"
-
-
-def prompts(call: int, batch: int) -> list[str]:
-    """New prompts for each call, all with as many tokens: another length would have torch compile again."""
-    orders = list(itertools.permutations(WORDS))
-    numbers = range(call * batch, (call + 1) * batch)
-    return [f"The sound of a {' '.join(orders[number % len(orders)])} hammer" for number in numbers]
-
-
-def _random_checkpoint(folder: Path) -> Path:
-    from bench.configs import BASE
-    from export.demo import write_checkpoint
-
-    write_checkpoint(folder, overrides=BASE)
-    return folder
 
 
 def _engines(options: argparse.Namespace, checkpoint: Path, out: Path) -> tuple[Path, dict[str, Any]]:
@@ -167,29 +129,9 @@ def _engines(options: argparse.Namespace, checkpoint: Path, out: Path) -> tuple[
         return options.engines, {"given": str(options.engines)}
     flags = ["--backend", options.backend, "--precision", options.precision]
     start = time.perf_counter()
-    failed = _python("-m", "export", "build", "--checkpoint", str(checkpoint), "--out", str(out), *flags)
+    failed = run_python("-m", "export", "build", "--checkpoint", str(checkpoint), "--out", str(out), *flags)
     found = {"failed": f"build: {failed}"} if failed else {"seconds": time.perf_counter() - start}
     return out, {"backend": options.backend, "precision": options.precision, **found}
-
-
-def _in_a_process(case: dict[str, Any], work: Path) -> dict[str, Any]:
-    """What the case's process found, or under `failed` why it found nothing."""
-    out = work / "found.json"
-    out.unlink(missing_ok=True)
-    failed = _python("-m", "bench.gpu", json.dumps(case), str(out))
-    if not out.exists():  # it was killed, or could not start
-        return {"failed": failed or "it gave no result"}
-    found: dict[str, Any] = json.loads(out.read_text())
-    return found
-
-
-def _python(*arguments: str) -> str | None:
-    """Run Python; its last line on stderr if it fails."""
-    result = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, errors="replace", check=False)
-    if result.returncode == 0:
-        return None
-    print(result.stderr[-4000:], file=sys.stderr)
-    return (result.stderr.strip().splitlines() or [f"exit status {result.returncode}"])[-1]
 
 
 @dataclass
@@ -204,7 +146,7 @@ class Contender:
 def _found(case: dict[str, Any]) -> dict[str, Any]:
     """In the process of a case: what it finds."""
     if case["name"] == RATE:
-        return {"flops": _matmul_rate()}
+        return {"flops": matmul_flops("float16", "cuda", size=8192, runs=20, warmup=20)}
     free_bytes = _free_bytes(case["name"])
     free_at_start = free_bytes() if free_bytes else 0
     start = time.perf_counter()
@@ -298,14 +240,10 @@ def _ours(case: dict[str, Any], free_bytes: Callable[[], int] | None) -> Contend
 def _rival(case: dict[str, Any], free_bytes: Callable[[], int] | None) -> Contender:
     import diffusers
     import torch
-    from transformers import GPT2LMHeadModel
 
-    exact, folder = case["name"] == EXACT, Path(case["checkpoint"])
-    dtype = torch.float32 if exact else torch.float16
+    exact = case["name"] == EXACT
     torch.backends.cudnn.allow_tf32 = not exact
-    language_model = GPT2LMHeadModel.from_pretrained(folder / "language_model", dtype=dtype)
-    pipe = diffusers.AudioLDM2Pipeline.from_pretrained(folder, language_model=language_model, torch_dtype=dtype)
-    pipe.to("cuda").set_progress_bar_config(disable=True)
+    pipe = load_reference(Path(case["checkpoint"]), "float32" if exact else "float16", "cuda")
     config = pipe.scheduler.config
     if case["name"] == COMPILED:
         for module in (pipe.unet, pipe.vae.decoder, pipe.vocoder):
@@ -313,7 +251,7 @@ def _rival(case: dict[str, Any], free_bytes: Callable[[], int] | None) -> Conten
 
     def call(texts: list[str], steps: int, latents: np.ndarray | None = None) -> Outcome:
         pipe.scheduler = getattr(diffusers, scheduler_of(steps)).from_config(config)
-        given = None if latents is None else torch.from_numpy(latents).to(pipe.device, dtype)
+        given = None if latents is None else torch.from_numpy(latents).to(pipe.device, pipe.dtype)
         ends: list[float] = []
 
         def end_of_step(step: int, *_: object) -> None:
@@ -330,28 +268,5 @@ def _rival(case: dict[str, Any], free_bytes: Callable[[], int] | None) -> Conten
     return Contender(call, free_bytes, torch.cuda.max_memory_allocated)
 
 
-def _matmul_rate(size: int = 8192, runs: int = 20) -> float:
-    """Floating-point operations a second of an FP16 matrix product."""
-    import torch
-
-    a, b = (torch.randn(size, size, device="cuda", dtype=torch.float16) for _ in range(2))
-
-    def product() -> None:
-        a @ b
-        torch.cuda.synchronize()
-
-    return 2 * size**3 / time_in_turns({"product": product}, runs, runs)["product"]["median_s"]
-
-
-def _main(text: str, out: Path) -> int:
-    try:
-        found = _found(json.loads(text))
-    except Exception as error:
-        traceback.print_exc()
-        found = {"failed": f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"}
-    out.write_text(json.dumps(found))
-    return int("failed" in found)
-
-
 if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1], Path(sys.argv[2])))
+    sys.exit(report_to(Path(sys.argv[2]), lambda: _found(json.loads(sys.argv[1]))))

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bench.processes import status_gib
 from runtime import AudioLDM2Pipeline, InputError
 from runtime.bundle import Bundle
 from runtime.memory import free_memory_bytes, peak_bytes
@@ -89,8 +90,8 @@ def _measure(case: dict[str, Any], checkpoint: Path, engines: Path) -> dict[str,
         except InputError as error:
             return {"refused": str(error)}
     return {
-        "peak_gib": round(_status_gib("VmHWM"), 2),
-        "after_gib": round(_status_gib("VmRSS"), 2),
+        "peak_gib": round(status_gib("VmHWM"), 2),
+        "after_gib": round(status_gib("VmRSS"), 2),
         "seconds": round(time.perf_counter() - start, 1),
     }
 
@@ -102,11 +103,6 @@ def _load_reference(checkpoint: Path) -> Any:
 
     language_model = GPT2LMHeadModel.from_pretrained(checkpoint / "language_model", dtype=torch.float32)
     return Reference.from_pretrained(checkpoint, language_model=language_model)
-
-
-def _status_gib(field: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 2**20
 
 
 if __name__ == "__main__":

@@ -9,12 +9,13 @@ import re
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 PACKAGES = (
     *("trt-audioldm2", "torch", "diffusers", "transformers", "onnxruntime", "numpy"),
+    *("openvino", "nncf"),
     *("onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "cupy-cuda12x", "cupy-cuda13x"),
 )
 
@@ -30,10 +31,12 @@ def time_in_turns(
             function()
             if turn >= warmup:
                 seconds[name].append(time.perf_counter() - start)
-    return {
-        name: {"median_s": statistics.median(times), "p90_s": sorted(times)[int(0.9 * (len(times) - 1) + 0.5)]}
-        for name, times in seconds.items()
-    }
+    return {name: spread(times) for name, times in seconds.items()}
+
+
+def spread(seconds: Sequence[float]) -> dict[str, float]:
+    """Median and p90 of some times."""
+    return {"median_s": statistics.median(seconds), "p90_s": sorted(seconds)[int(0.9 * (len(seconds) - 1) + 0.5)]}
 
 
 def write_result(folder: Path, name: str, result: Mapping[str, Any], file: Path | None = None) -> str:

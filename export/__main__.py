@@ -44,6 +44,13 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--out", type=Path, help=f"the bundle's folder (default: {ENGINES_FOLDER}/NAME)")
     build.add_argument("--backend", choices=BACKENDS, default="onnx", help="engine format (default: onnx)")
     build.add_argument("--precision", choices=["fp32", "fp16", "bf16", "int8"], help="(default: fp32; openvino: fp16)")
+    build.add_argument(
+        "--max-error",
+        type=float,
+        default=0.05,
+        metavar="X",
+        help="int8: relative error above which an engine stays in fp16 (default: %(default)s)",
+    )
     _add_builder_options(build.add_argument_group("for tensorrt and tensorrt-rtx"))
     build.set_defaults(run=_build)
     verify = commands.add_parser("verify", help="compare a bundle with its checkpoint again", allow_abbrev=False)
@@ -86,6 +93,7 @@ def _build(options: argparse.Namespace) -> None:
     target = Target(
         backend=options.backend,
         precision=options.precision or ("fp16" if options.backend == "openvino" else "fp32"),
+        max_error=options.max_error,
         options=TensorRTOptions(
             max_waveforms=options.max_waveforms,
             max_duration_s=options.max_duration,

@@ -21,15 +21,17 @@ def make_engine(job: Job) -> EngineSpec:
     if job.feeds:
         from export.quantize import quantize
 
-        found = quantize(job.name, job.graph, job.feeds, job.report)
-        precision, model = ("fp16", None) if found is None else ("int8", found[0])
+        model = quantize(job.name, job.graph, job.feeds, job.target.max_error, job.report)
+        precision = "fp16" if model is None else "int8"
     path = job.folder / f"{job.name}.xml"
     openvino.save_model(model or openvino.Core().read_model(job.graph), path, compress_to_fp16=True)
+    # INT8 was calibrated on what the engine sees in use: the random inputs that it is compared on here are not that
+    tolerance = 2 * job.target.max_error if precision == "int8" else TOLERANCE[precision]
     component = job.component
     engine = load_engine(
         path, backend="openvino", inputs=job.inputs, outputs=component.outputs, device=HostDevice("fp32")
     )
-    parity = check_parity(job.name, component, engine, TOLERANCE[precision], job.report, inner=precision != "int8")
+    parity = check_parity(job.name, component, engine, tolerance, job.report, inner=precision != "int8")
     engine.close()
     return EngineSpec(
         files=tuple(describe_file(job.folder, file.name) for file in _files(path)),
@@ -38,7 +40,7 @@ def make_engine(job: Job) -> EngineSpec:
         inputs=job.inputs,
         outputs=component.outputs,
         activation_bytes=activation_bytes(component),
-        tolerance=TOLERANCE[precision],
+        tolerance=tolerance,
         parity=parity,
         parity_of="engine",
         build_key="",

@@ -9,17 +9,20 @@ import openvino
 
 from export.calibration import Feeds
 
-LIMIT = 5e-2  # relative error against float, on inputs that were not calibrated with
 HELD_OUT = 3  # every third recorded input
-WORST = 0.1  # share of the layers that go back to float for a second try
+WORST = 0.1  # share of the blocks of layers that go back to float for a second try
 
 
-def quantize(name: str, graph: Path, feeds: Sequence[Feeds], report: Callable[[str], None]) -> tuple[Any, float] | None:
-    """The OpenVINO model of a float graph in INT8 and its relative error; None if that stays above LIMIT.
+def quantize(
+    name: str, graph: Path, feeds: Sequence[Feeds], max_error: float, report: Callable[[str], None]
+) -> Any | None:
+    """The OpenVINO model of a float graph in INT8; None if its relative error stays above `max_error`.
+
+    The error is that on recorded inputs that were not calibrated with.
 
     Weights are symmetric by channel, activations asymmetric by tensor; SmoothQuant moves the outliers of activations
-    into the weights of matrix products (Xiao et al. 2022). Where the error is too large the layers that cost
-    the most stay in float and the rest is tried once more.
+    into the weights of matrix products (Xiao et al. 2022). Where the error is too large the
+    blocks that cost the most stay in float and the rest is tried once more.
     """
     model = openvino.Core().read_model(graph)
     held_out, calibration = feeds[1::HELD_OUT], [feed for i, feed in enumerate(feeds) if i % HELD_OUT != 1]
@@ -29,10 +32,10 @@ def quantize(name: str, graph: Path, feeds: Sequence[Feeds], report: Callable[[s
         quantized = _quantized(model, calibration, kept)
         error = _error(_outputs(quantized, held_out), expected)
         report(f"  {name}: INT8, {len(kept)} layers kept in float: relative error {error:.1e}")
-        if error <= LIMIT:
-            return quantized, error
+        if error <= max_error:
+            return quantized
         kept = _worst_layers(quantized, held_out, expected)
-    report(f"  {name}: not quantized: the error is above {LIMIT:.0e}")
+    report(f"  {name}: not quantized: the error is above {max_error:g}")
     return None
 
 
@@ -50,17 +53,23 @@ def _quantized(model: Any, feeds: list[Feeds], kept: list[str]) -> Any:
 
 
 def _worst_layers(model: Any, feeds: Sequence[Feeds], expected: list[Any]) -> list[str]:
-    """Names of the quantized layers whose inputs cost the most to round, each measured alone on one input."""
-    layers = list(_layers(model))
+    """Names of the layers of the blocks whose inputs cost the most to round, each block measured alone on one input."""
+    names: dict[str, list[str]] = {}
+    for layer in _layers(model):
+        names.setdefault(_block(layer), []).append(layer.get_friendly_name())
     errors = {}
-    for i, layer in enumerate(layers):
+    for block in names:
         trial = model.clone()
-        operation = list(_layers(trial))[i]
-        for port in _rounded_inputs(operation):
+        for port in (port for layer in _layers(trial) if _block(layer) == block for port in _rounded_inputs(layer)):
             port.replace_source_output(port.get_source_output().get_node().input_value(0))
-        errors[layer.get_friendly_name()] = _error(_outputs(trial, feeds[:1]), expected[:1])
-    count = max(1, round(WORST * len(layers)))
-    return sorted(errors, key=lambda name: errors[name])[:count]
+        errors[block] = _error(_outputs(trial, feeds[:1]), expected[:1])
+    worst = sorted(errors, key=lambda block: errors[block])[: max(1, round(WORST * len(errors)))]
+    return [name for block in worst for name in names[block]]
+
+
+def _block(layer: Any) -> str:
+    """What a layer belongs to, such as unet/up_blocks.2/resnets.1."""
+    return "/".join(layer.get_friendly_name().strip("/").split("/")[:3])
 
 
 def _layers(model: Any) -> Iterable[Any]:

@@ -46,6 +46,7 @@ class Target:
     backend: str = "onnx"
     precision: str = "fp32"
     options: TensorRTOptions = field(default_factory=TensorRTOptions)
+    max_error: float = 0.05  # of an engine in INT8, relative; one above it stays in FP16
 
     def __post_init__(self) -> None:
         bounds = self.options
@@ -59,6 +60,8 @@ class Target:
             )
         if self.precision == "int8" and self.backend != "openvino":
             raise BuildError("--precision int8 is for --backend openvino")
+        if not 0 < self.max_error < 1:
+            raise BuildError(f"--max-error has to be between 0 and 1, got {self.max_error:g}")
         if not self.compiles and self.options != TensorRTOptions():
             raise BuildError("shape bounds and builder options are for --backend tensorrt and tensorrt-rtx")
         if self.backend == "onnx" and self.precision == "bf16":
@@ -139,6 +142,7 @@ def build_keys(checkpoint: Checkpoint, target: Target, versions: Mapping[str, st
         "versions": dict(versions),
         "backend": target.backend,
         "precision": target.precision,
+        "max_error": target.max_error if target.precision == "int8" else None,
     }
     keys = {}
     for name in COMPONENTS:

@@ -67,6 +67,7 @@ class Engine(Protocol):
     xp: ModuleType
     capturable: bool  # whether a run may be captured in a CUDA graph
     compiles_shapes: bool  # whether a new shape costs seconds: then pad what may be padded
+    loading_s: float  # spent so far on compiling, after it was opened
     label: str  # the library, and the precision if that was open
 
     def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:

@@ -22,6 +22,7 @@ class FakeEngine:
     xp: ModuleType = np
     capturable = True
     compiles_shapes = False
+    loading_s = 0.0
     label = "fake"
 
     def __init__(

@@ -57,6 +57,7 @@ class OrtEngine:
 
     xp: ModuleType = np
     capturable = compiles_shapes = False
+    loading_s = 0.0
     label = "onnxruntime"
 
     def __init__(

@@ -107,6 +107,7 @@ class TensorRTEngine:
     """
 
     compiles_shapes = False
+    loading_s = 0.0
     label = "tensorrt"
 
     def __init__(

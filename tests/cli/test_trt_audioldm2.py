@@ -161,9 +161,7 @@ def test_wrong_values_get_one_line(
 
 
 @pytest.mark.parametrize(
-    "flags",
-    [["--stepz", "3"], ["--step", "3"], ["--seed", "x"], ["--guidance-interval", "0.5"], ["two", "prompts"], []],
-    ids=str,
+    "flags", [["--stepz", "3"], ["--step", "3"], ["--guidance-interval", "1"], ["two", "prompts"], []], ids=str
 )
 def test_mistyped_flags_are_errors(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:

@@ -147,3 +147,26 @@ def test_a_cpu_without_bf16(bundle: Callable[[str], Path], monkeypatch: pytest.M
     assert backend._precision(OldCore(), "auto") == "fp32"
     with raises_line(EngineError, "no instructions", "fp32"):
         backend._precision(OldCore(), "bf16")
+
+
+def test_compiling_counts_as_loading(bundle: Callable[[str], Path]) -> None:
+    pipe = opened(bundle("plain"))
+    first, second = (pipe("rain", seed=1, **CALL).timings for _ in range(2))
+    assert second["load"] == 0
+    assert first["load"] > first["encode"] + first["decode"] + first["vocode"]  # what is left there is the work
+
+
+def test_mapped_pages_are_given_back(tmp_path: Path) -> None:
+    def resident_bytes() -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("RssFile")) * 1024
+
+    file = tmp_path / "weights of 40 MB.bin"
+    values = np.random.default_rng().standard_normal(5_000_000)
+    values.tofile(file)
+    mapped = np.memmap(file, values.dtype, mode="r")
+    assert mapped.sum() == values.sum()
+    before = resident_bytes()
+    backend.give_back(file)
+    assert before - resident_bytes() > 0.9 * values.nbytes
+    np.testing.assert_array_equal(mapped, values)

@@ -7,6 +7,8 @@ import pytest
 
 from bench import gpu, report
 from bench.__main__ import main
+from bench.processes import in_a_process
+from bench.rivals import log_spectral_distance, prompts
 
 STAGES = {"denoise": 0.06, "decode": 0.02}
 
@@ -16,7 +18,7 @@ def measured(steps: int, median_s: float) -> dict[str, Any]:
     return {"steps": steps, "first_s": 1.5, "median_s": median_s, "p90_s": median_s, "stages": STAGES, **memory}
 
 
-def fake_process(case: dict[str, Any], *_: object) -> dict[str, Any]:
+def fake_process(_: str, case: dict[str, Any], *__: object) -> dict[str, Any]:
     """Ours in 0.1 s, eager in 0.4 s; what is compiled fails."""
     if case["name"] == gpu.RATE:
         return {"flops": 500e12}
@@ -32,8 +34,8 @@ def fake_process(case: dict[str, Any], *_: object) -> dict[str, Any]:
 def pretended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """A GPU, a checkpoint and processes that are none; the arguments that use them."""
     monkeypatch.setattr(gpu, "gpu", lambda: {"name": "pretended"})
-    monkeypatch.setattr(gpu, "_in_a_process", fake_process)
-    monkeypatch.setattr(gpu, "_python", lambda *_: None)
+    monkeypatch.setattr(gpu, "in_a_process", fake_process)
+    monkeypatch.setattr(gpu, "run_python", lambda *_: None)
     return ["gpu", "--checkpoint", str(tmp_path), "--out", str(tmp_path / "results"), "--steps", "20", "--batch", "1"]
 
 
@@ -84,7 +86,7 @@ def test_a_contender_that_fails_is_in_table_and_json(pretended: list[str], capsy
 
 
 def test_ours_failing_is_the_exit_status(pretended: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "_python", lambda *_: "error: no such backend")
+    monkeypatch.setattr(gpu, "run_python", lambda *_: "error: no such backend")
     assert main([*pretended, "--without", "compile"]) == 1
     found = result(pretended)
     assert [row.get("failed") for row in found["cases"]] == ["build: error: no such backend", None]
@@ -93,19 +95,19 @@ def test_ours_failing_is_the_exit_status(pretended: list[str], monkeypatch: pyte
 
 
 def test_a_process_that_dies_says_why(tmp_path: Path) -> None:
-    found = gpu._in_a_process({"name": "nobody", "checkpoint": str(tmp_path / "none")}, tmp_path)
+    found = in_a_process("bench.gpu", {"name": "nobody", "checkpoint": str(tmp_path / "none")}, tmp_path)
     assert found["failed"].split(":")[0].endswith(("Error", "Exception"))
     assert "\n" not in found["failed"]
 
 
 def test_log_spectral_distance() -> None:
     audio = np.random.default_rng(0).standard_normal((2, 8000)).astype(np.float32)
-    assert gpu.log_spectral_distance(audio, audio) == 0
-    assert gpu.log_spectral_distance(audio / 10, audio) == pytest.approx(20, abs=0.01)
+    assert log_spectral_distance(audio, audio) == 0
+    assert log_spectral_distance(audio / 10, audio) == pytest.approx(20, abs=0.01)
 
 
 def test_no_call_repeats_a_prompt() -> None:
-    drawn = [text for call in range(100) for text in gpu.prompts(call, 4)]
+    drawn = [text for call in range(100) for text in prompts(call, 4)]
     assert len(set(drawn)) == len(drawn)
     assert len({tuple(sorted(text.split())) for text in drawn}) == 1  # as many tokens
 

@@ -2,6 +2,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import msgspec
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from runtime.bundle import ENGINES_VARIABLE, Bundle, OpenEngines, find_bundle
+from runtime.device import Device, HostDevice
 from runtime.engine import TensorSpec
 from runtime.errors import BundleError, EngineError
 from runtime.manifest import (
@@ -259,7 +261,7 @@ def test_describe_file_sees_content_and_size(tmp_path: Path) -> None:
 
 class Opened:
     def __init__(self) -> None:
-        self.closed = False
+        self.closed, self.loading_s = False, 0.0
 
     def close(self) -> None:
         self.closed = True
@@ -268,18 +270,19 @@ class Opened:
 def test_engines_are_opened_once_and_closed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loads: list[tuple[str, str]] = []
 
-    def load(path: Path, *, device: str, **_: object) -> Opened:
-        loads.append((path.name, device))
+    def load(path: Path, *, device: Device, **_: object) -> Opened:
+        loads.append((path.name, device.name))
         return Opened()
 
     monkeypatch.setattr("runtime.bundle.load_engine", load)
-    engines = OpenEngines(Bundle.read(folder), "cpu")
+    engines = OpenEngines(Bundle.read(folder), HostDevice())
     assert list(engines) == ["unet", "vocoder"]
     assert len(engines) == 2
     assert loads == []
     unet = engines["unet"]
     engines.open("unet", "vocoder")
     assert loads == [("unet.onnx", "cpu"), ("vocoder.onnx", "cpu")]
+    assert engines["unet"] is unet
     engines.close()
     assert unet.closed
     assert engines["unet"] is not unet
@@ -288,7 +291,7 @@ def test_engines_are_opened_once_and_closed(folder: Path, monkeypatch: pytest.Mo
 
 def test_one_engine_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runtime.bundle.load_engine", lambda *_, **__: Opened())
-    engines = OpenEngines(Bundle.read(folder), "cpu", one_at_a_time=True)
+    engines = OpenEngines(Bundle.read(folder), HostDevice(), one_at_a_time=True)
     engines.open("unet", "vocoder")
     assert engines.loading_s == 0.0
     unet: Any = engines["unet"]
@@ -297,13 +300,16 @@ def test_one_engine_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert unet.closed
     assert not vocoder.closed
     assert engines.loading_s > 0.0
+    vocoder.loading_s = 40.0  # it compiled something
+    assert engines.loading_s > 40.0
     engines.end_stage()
     assert vocoder.closed
+    assert engines.loading_s > 40.0
 
 
 def test_engines_outlive_their_stage_otherwise(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runtime.bundle.load_engine", lambda *_, **__: Opened())
-    engines = OpenEngines(Bundle.read(folder), "cpu")
+    engines = OpenEngines(Bundle.read(folder), HostDevice())
     unet: Any = engines["unet"]
     engines.end_stage()
     assert not unet.closed
@@ -358,3 +364,16 @@ def test_manifest_is_frozen(folder: Path) -> None:
     with pytest.raises(AttributeError):
         manifest.schema = 2
     assert msgspec.json.decode(msgspec.json.encode(manifest), type=Manifest) == manifest
+
+
+def test_engines_are_loaded_side_by_side(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = Barrier(2, timeout=10)  # passed when both are in it
+
+    def load(*_: object, **__: object) -> Opened:
+        both.wait()
+        return Opened()
+
+    monkeypatch.setattr("runtime.bundle.load_engine", load)
+    engines = OpenEngines(Bundle.read(folder), HostDevice())
+    engines.open("unet", "vocoder")
+    assert engines["unet"] is not engines["vocoder"]

@@ -1,0 +1,165 @@
+"""Who takes part in a run, and with what: checked first, then built."""
+
+import argparse
+import json
+import time
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from bench.configs import BASE
+from bench.processes import run_python
+from bench.report import gpu
+from bench.rivals import random_checkpoint
+from runtime.errors import InputError
+from runtime.manifest import MANIFEST
+from runtime.plot import check_plot
+
+EXACT = "diffusers-fp32"  # what all are compared with
+SWAPPED = "diffusers-openvino"
+RIVALS = {  # by name: precision of the weights, None where OpenVINO chooses
+    EXACT: "fp32",
+    "diffusers-bf16": "half",
+    "diffusers-compile": "half",
+    SWAPPED: None,
+}
+OURS: dict[str, tuple[str, str, str | None]] = {  # backend, precision that is asked for, that of its products
+    "onnxruntime": ("onnxruntime", "auto", "fp32"),
+    "openvino": ("openvino", "auto", None),
+    "openvino-fp32": ("openvino", "fp32", "fp32"),
+    "openvino-int8": ("openvino", "auto", "int8"),
+    "tensorrt": ("auto", "auto", "fp16"),
+}
+OWN_BUNDLE = {"openvino-int8": "int8_engines", "tensorrt": "tensorrt_engines"}  # by name, the option that has it
+# turns are taken in this order: where memory is short those that are compared most are in it together
+NAMES = (
+    *(EXACT, "openvino", SWAPPED, "tensorrt", "onnxruntime", "diffusers-bf16"),
+    *("openvino-int8", "diffusers-compile", "openvino-fp32"),
+)
+BASE_LATENTS = [8, 256, 16]
+
+
+@dataclass
+class Plan:
+    """What is needed to open each contender."""
+
+    names: list[str]
+    device: str
+    work: Path
+    checkpoint: Path
+    bundles: dict[str, Path] = field(default_factory=dict)  # of ours, by name
+    start_bundle: Path | None = None
+    prepared_s: dict[str, float] = field(default_factory=dict)  # seconds to build or convert, once
+    failed: dict[str, str] = field(default_factory=dict)  # contenders that could not be prepared
+
+    @property
+    def ours(self) -> list[str]:
+        """Our contenders."""
+        return [name for name in self.names if name in OURS]
+
+    @property
+    def half(self) -> str:
+        """Half precision on this device."""
+        return "bf16" if self.device == "cpu" else "fp16"
+
+    @property
+    def swapped(self) -> str:
+        """Folder of the converted models."""
+        return str(self.work / "swapped")
+
+    def case(self, name: str) -> dict[str, Any]:
+        """What a contender's process is told."""
+        common = {"ours": name in OURS, "device": self.device, "latents": latent_shape(self.checkpoint)}
+        if name in OURS:
+            backend, asked, precision = OURS[name]
+            settings = {"backend": backend, "asked_precision": asked, "precision": precision}
+            return {**common, **settings, "engines": str(self.bundles[name])}
+        precision = RIVALS[name] and RIVALS[name].replace("half", self.half)
+        swapped = self.swapped if name == SWAPPED else None
+        compiled = str(self.work / "inductor") if name == "diffusers-compile" else None
+        extras = {"swapped": swapped, "compiled": compiled}
+        return {**common, **extras, "precision": precision, "checkpoint": str(self.checkpoint)}
+
+    def start_case(self, name: str) -> dict[str, Any]:
+        """The same for the small bundle whose start is timed: its own size of latents."""
+        return {**self.case(name), "engines": str(self.start_bundle), "latents": None}
+
+
+def check(options: argparse.Namespace) -> list[str]:
+    """The contenders to run, in their order. Raises InputError for what cannot be asked here."""
+    if (options.checkpoint is None) != (options.engines is None):
+        raise InputError("--checkpoint and --engines go together: the rivals have to run the same weights")
+    if options.checkpoint and not (options.checkpoint / "model_index.json").is_file():
+        raise InputError(f"{options.checkpoint} is no checkpoint in diffusers' layout: it has no model_index.json")
+    for folder in (options.engines, options.int8_engines, options.tensorrt_engines, options.start_engines):
+        if folder and not (folder / MANIFEST).is_file():
+            raise InputError(f"{folder} is no bundle: it has no {MANIFEST}")
+    if options.plot:
+        check_plot()
+    lacking = {name: lack for name in NAMES if (lack := _lacks(name, options))}
+    for name in options.contenders or ():
+        if name in lacking:
+            raise InputError(f"{name} cannot run here: {lacking[name]}")
+    return [name for name in NAMES if name in (options.contenders or NAMES) and name not in lacking]
+
+
+def _lacks(name: str, options: argparse.Namespace) -> str | None:
+    """What a contender needs and does not have."""
+    if name in OWN_BUNDLE and getattr(options, OWN_BUNDLE[name]) is None:
+        return f"it needs --{OWN_BUNDLE[name].replace('_', '-')}"
+    if name == "tensorrt":
+        return None if gpu() else "there is no NVIDIA GPU"
+    if "openvino" in name and gpu() is not None:
+        return "its models run on the CPU, the others on this machine's GPU"
+    needed = "openvino" if "openvino" in name else "onnxruntime"
+    modules = (
+        (needed,) if name in OURS else ("torch", "diffusers", "transformers", *([needed] if name == SWAPPED else []))
+    )
+    missing = [module for module in modules if find_spec(module) is None]
+    return f"{', '.join(missing)} not installed" if missing else None
+
+
+def prepare(options: argparse.Namespace, names: list[str], work: Path) -> Plan:
+    """Build and convert what was not given. Contenders whose part cannot be built are in the plan with the error."""
+    device = "cpu" if gpu() is None else "cuda"
+    plan = Plan(names, device, work, options.checkpoint or random_checkpoint(work / "checkpoint"))
+    engines, start = options.engines or work / "engines", options.start_engines or work / "demo"
+    plan.bundles = {name: getattr(options, OWN_BUNDLE.get(name, ""), engines) for name in plan.ours}
+    plan.start_bundle = start
+    build, checkpoint = ("-m", "export", "build"), str(plan.checkpoint)
+    built = [name for name, bundle in plan.bundles.items() if bundle == engines and not options.engines]
+    steps = [
+        (built, "engines", (*build, "--checkpoint", checkpoint, "--out", str(engines))),
+        ([] if options.start_engines else plan.ours, "demo", (*build, "--checkpoint", "demo", "--out", str(start))),
+        ([SWAPPED] if SWAPPED in names else [], SWAPPED, ("-m", "bench.latency.swapped", checkpoint, plan.swapped)),
+    ]
+    for wanted_by, what, arguments in (step for step in steps if step[0]):
+        print(f"building {what} ...", flush=True)
+        began = time.perf_counter()
+        error = run_python(*arguments)
+        plan.prepared_s[what] = time.perf_counter() - began
+        plan.failed.update(dict.fromkeys(wanted_by, f"{what}: {error}") if error else {})
+    return plan
+
+
+def latent_shape(checkpoint: Path) -> list[int]:
+    """Channels, height and width of a waveform's latents, of the checkpoint's own length."""
+    unet, vae, vocoder = (
+        json.loads((checkpoint / part / "config.json").read_text()) for part in ("unet", "vae", "vocoder")
+    )
+    scale = 2 ** (len(vae["block_out_channels"]) - 1)
+    return [unet["in_channels"], unet["sample_size"], vocoder["model_in_dim"] // scale]
+
+
+def has_base_size(checkpoint: Path) -> bool:
+    """Whether the numbers of operations in `bench.rivals` are this checkpoint's."""
+    configs = {part: json.loads((checkpoint / part / "config.json").read_text()) for part in ("unet", "vae", "vocoder")}
+    alike = all(configs[part].get(key) == value for part in configs for key, value in BASE[part].items())
+    return alike and latent_shape(checkpoint) == BASE_LATENTS
+
+
+def weight_bytes(checkpoint: Path) -> int:
+    """Size of the weights on disk."""
+    files = (file for suffix in ("safetensors", "bin") for file in checkpoint.rglob(f"*.{suffix}"))
+    return sum(file.stat().st_size for file in files)
