@@ -101,6 +101,7 @@ def _add_quality_options(parser: argparse.ArgumentParser) -> None:
     add("--guidance", type=float, help="guidance scale (default: 3.5)")
     add("--negative", metavar="TEXT", help="negative prompt")
     add("--interval", type=float, nargs=2, metavar="SHARE", help="of the steps in which ours guides (default: 0 1)")
+    add("--feature-cache", type=_at_least(1), metavar="N", help="whole UNet of ours at every N-th step (default: 1)")
     add("--sweep", action="store_true", help="a grid of schedulers, steps and guidance scales instead of one setting")
     add("--json", type=Path, metavar="FILE", help="where to write the JSON (default: a new file in --out)")
     parser.set_defaults(run=_quality)

@@ -28,12 +28,14 @@ class Setting:
     guidance: float = 3.5
     negative: str | None = None
     interval: tuple[float, float] = (0.0, 1.0)
+    feature_cache: int = 1
 
     def __str__(self) -> str:
         scheduler = (self.scheduler or "checkpoint's").replace("Scheduler", "")
         negative = f", not {self.negative!r}" if self.negative else ""
         interval = "" if self.interval == (0.0, 1.0) else " in {:g} to {:g}".format(*self.interval)
-        return f"{scheduler} {self.steps}, guidance {self.guidance:g}{interval}{negative}"
+        cache = f", features kept {self.feature_cache}" if self.feature_cache > 1 else ""
+        return f"{scheduler} {self.steps}, guidance {self.guidance:g}{interval}{cache}{negative}"
 
 
 class Contender(Protocol):
@@ -71,6 +73,7 @@ class Ours:
                 num_inference_steps=setting.steps,
                 guidance_scale=setting.guidance,
                 guidance_interval=setting.interval,
+                feature_cache_interval=setting.feature_cache,
                 negative_prompt=setting.negative and [setting.negative] * len(some),
                 scheduler=setting.scheduler,
             )

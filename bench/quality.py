@@ -53,10 +53,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def _setting(options: argparse.Namespace) -> Setting:
     """What the options say of how to make sounds, where they say it."""
-    given = {key: getattr(options, key) for key in ("scheduler", "steps", "guidance", "negative", "interval")}
-    named = {key: value for key, value in given.items() if value is not None}
+    keys = ("scheduler", "steps", "guidance", "negative", "interval", "feature_cache")
+    named = {key: value for key in keys if (value := getattr(options, key)) is not None}
     if options.reference and "interval" in named:
         raise InputError("--interval is ours alone: the reference guides in every step")
+    if options.reference and "feature_cache" in named:
+        raise InputError("--feature-cache is ours alone: the reference runs the whole UNet in every step")
     whole = {"--sweep": options.sweep, "--round-trip": options.round_trip}
     for flag in (flag for flag, chosen in whole.items() if chosen):
         if named:

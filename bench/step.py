@@ -39,7 +39,7 @@ def run(runs: int, height: int) -> dict[str, Any]:
 
     @torch.no_grad()
     def eager() -> torch.Tensor:
-        output: torch.Tensor = rival(*inputs.values())
+        output: torch.Tensor = rival(*inputs.values())[0]
         return output
 
     error = relative_error(engine.run(feeds)["noise_pred"], eager().numpy())

@@ -116,10 +116,13 @@ def verify(bundle: Bundle, checkpoint: Checkpoint, report: Report = print) -> No
             f"rebuild: {bundle.rebuild_command}"
         )
     device = bundle.open_device()
+    if missing := COMPONENTS.keys() - bundle.manifest.engines.keys():
+        raise BundleError(f"{bundle.folder} has no {', '.join(missing)}; rebuild: {bundle.rebuild_command}")
     for name, make in COMPONENTS.items():
         with device.active():
             engine = bundle.open(name, device)
-        check_parity(name, make(checkpoint), engine, bundle.manifest.engines[name].tolerance, report, device)
+        spec = bundle.manifest.engines[name]
+        check_parity(name, make(checkpoint), engine, spec.tolerance, report, device, inner=spec.precision != "int8")
         engine.close()
         gc.collect()
 

@@ -21,7 +21,7 @@ PACKAGES = ("trt-audioldm2", "torch", "diffusers", "transformers", "onnxruntime"
 CPU_PACKAGES = ("openvino", "nncf")
 LONGEST_S = 3600
 QUANTIZED = ("unet", "vae_decoder", "vocoder")  # nearly all of the arithmetic; texts are short
-GROWING = ("unet", "vae_decoder")  # the engines that the longest duration bounds
+GROWING = ("unet", "unet_shallow", "vae_decoder")  # the engines that the longest duration bounds
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,6 +70,14 @@ def _parser() -> argparse.ArgumentParser:
         help="guide from share A of the steps up to share B only: faster, and not the same sound (default: 0:1)",
     )
     add(
+        "--feature-cache",
+        type=int,
+        default=1,
+        metavar="N",
+        help="run the whole UNet at every N-th step, its outermost level at the others: faster, and not the same sound "
+        "(default: %(default)s)",
+    )
+    add(
         "--duration",
         type=float,
         metavar="SECONDS",
@@ -226,6 +234,7 @@ def _call_arguments(options: argparse.Namespace) -> dict[str, Any]:
         "num_inference_steps": options.steps,
         "guidance_scale": options.guidance_scale,
         "guidance_interval": options.guidance_interval,
+        "feature_cache_interval": options.feature_cache,
         "num_waveforms_per_prompt": options.num_waveforms,
         "eta": options.eta,
         "max_new_tokens": options.max_new_tokens,

@@ -10,11 +10,13 @@ import numpy as np
 from runtime.conditioning import Conditioning
 from runtime.device import Array, Device, Replay
 from runtime.engine import Engine
+from runtime.features import CachedUNet
 from runtime.schedulers import Plan, State, advance, model_input
 from runtime.schedulers.fused import FusedSteps, can_fuse, noisy_steps
 
 Randn = Callable[[tuple[int, ...]], Array]
 Predict = Callable[[int, Array], Array]
+Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 WHOLE = (0.0, 1.0)  # of the way from noise to sound
 KEPT_STEPS = 8  # captured steps that are kept, one a combination of shapes
 TOKEN_MULTIPLE = 16  # texts are padded to it where shapes are captured or compiled: fewer shapes, the same sound
@@ -44,18 +46,21 @@ class Denoiser:
         guidance_scale: float | None,
         randn: Randn,
         guidance_interval: tuple[float, float] = WHOLE,
+        feature_cache_interval: int = 1,
     ) -> Iterator[Array]:
         """Yield the sample (rows, channels, height, width) after each step, valid until the next.
 
         `sample` is the first noise, scaled. With a guidance scale the conditioning has twice the rows, the
         unconditional ones first; outside the interval, from its start up to its stop as shares of the steps, only the
-        others are run. `randn(shape)` draws for schedulers that add noise.
+        others are run. With a feature cache the whole UNet runs at every so many steps (see CachedUNet). `randn(shape)`
+        draws for schedulers that add noise.
         """
-        unet = self._engines["unet"]
-        if self._device.name == "cpu" or not can_fuse(plan) or guidance_interval != WHOLE:
+        unet, cached = self._engines["unet"], feature_cache_interval > 1
+        if self._device.name == "cpu" or not can_fuse(plan) or guidance_interval != WHOLE or cached:
             feeds = _feeds(unet, padded(unet, conditioning) if unet.compiles_shapes else conditioning)
             scales = _scales(guidance_scale, guidance_interval, len(plan.steps))
-            yield from plain_steps(plan, sample, partial(self._predict, plan, feeds, scales), randn)
+            run = CachedUNet(unet, self._engines["unet_shallow"], feature_cache_interval).run if cached else unet.run
+            yield from plain_steps(plan, sample, partial(self._predict, run, plan, feeds, scales), randn)
             return
         draws = [self._device.xp.asarray(randn(sample.shape)) for _ in range(noisy_steps(plan))]
         noise = np.stack(draws) if draws else None
@@ -69,7 +74,7 @@ class Denoiser:
         self._captured.clear()
 
     def _predict(
-        self, plan: Plan, feeds: Mapping[str, Array], scales: Sequence[float | None], i: int, sample: Array
+        self, run: Run, plan: Plan, feeds: Mapping[str, Array], scales: Sequence[float | None], i: int, sample: Array
     ) -> Array:
         """The model's output at `sample` in step `i`, guided where there is a guidance scale."""
         scale, timestep = scales[i], plan.steps[i].timestep
@@ -78,7 +83,7 @@ class Denoiser:
             inputs |= {name: array[-len(sample) :] for name, array in feeds.items()}  # without the unconditional rows
         else:
             inputs |= {**feeds, "sample": np.concatenate([sample, sample])}
-        outputs = self._engines["unet"].run(inputs)
+        outputs = run(inputs)
         output = self._device.watch(f"unet (timestep {timestep:g})", outputs["noise_pred"])
         if scale is None:
             return output

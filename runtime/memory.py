@@ -19,9 +19,13 @@ def check_memory(
 ) -> None:
     """Raise InputError if the call needs more memory than is free; nothing is refused where that is not known.
 
+    So it does for a feature cache with `low_memory`: its two engines would be loaded in turns, at every step.
+
     Activations come from the manifest: measured when the bundle was built, as a polynomial of the latent height.
     Weights count with `low_memory` only: without, they are loaded by now.
     """
+    if low_memory and request.feature_cache_interval > 1:
+        raise InputError("feature_cache_interval above 1 needs two engines in memory at once: leave out low_memory")
     if available_bytes is None:
         return
     height = request.latent_shape[2]
@@ -47,8 +51,10 @@ def peak_bytes(manifest: Manifest, request: Request, height: int, *, low_memory:
     audio = manifest.audio
     window = -(-(WINDOW_FRAMES + 2 * audio.vocoder_context_frames) // audio.vae_scale_factor)
     heights = {"vocoder": min(height, window)}
+    denoised = request.rows * (2 if request.guided else 1)
     rows = {
-        "unet": request.rows * (2 if request.guided else 1),
+        "unet": denoised,
+        "unet_shallow": denoised,
         "vae_decoder": 1 if vae_slicing else request.rows,
     }
     peaks = []

@@ -24,6 +24,7 @@ from runtime.speech import VitsTokenizer
 from runtime.vocode import vocode
 
 TEXT_STAGE = ("text_encoder", "text_encoder_2", "projection_model", "language_model")
+CACHE_STAGE = ("unet_shallow",)
 AUDIO_STAGE = ("vae_decoder", "vocoder")
 SCORING_STAGE = ("audio_encoder",)
 
@@ -108,7 +109,7 @@ class AudioLDM2Pipeline:
         to_latents = given.output_type == "latent"
         stage = Stages(self._engines, self._device)
         with stage("load"):
-            self._engines.open(*TEXT_STAGE, "unet")
+            self._engines.open(*TEXT_STAGE, "unet", *(CACHE_STAGE if request.feature_cache_interval > 1 else ()))
             self._engines.open(*(() if to_latents else AUDIO_STAGE), *(SCORING_STAGE if request.ranked else ()))
             limits = {"low_memory": self._low_memory, "vae_slicing": self._vae_slicing}
             check_memory(self._bundle.manifest, request, self._device.free_bytes(), **limits)
@@ -135,7 +136,8 @@ class AudioLDM2Pipeline:
         noise = SeededNoise(request.seeds, given.seed_device, xp, **self._device.threads())
         first = noise.randn(request.latent_shape) if request.latents is None else xp.asarray(request.latents)
         latents, scale = first * np.float32(plan.init_noise_sigma), request.guidance_scale if request.guided else None
-        steps = self._denoiser.steps(plan, latents, conditioning, scale, noise.randn, request.guidance_interval)
+        lossy = request.guidance_interval, request.feature_cache_interval
+        steps = self._denoiser.steps(plan, latents, conditioning, scale, noise.randn, *lossy)
         for i, latents in enumerate(steps):
             completed = plan.completed(i)
             if given.callback is not None and completed is not None and i % given.callback_steps == 0:

@@ -6,7 +6,7 @@
 from collections.abc import Callable
 
 from export.checkpoint import Checkpoint
-from export.components import clap, gpt2, hifigan, projection, t5, unet, vae, vits
+from export.components import clap, gpt2, hifigan, projection, t5, unet, unet_shallow, vae, vits
 from export.components.component import Component
 
 
@@ -21,6 +21,7 @@ COMPONENTS: dict[str, Callable[[Checkpoint], Component]] = {
     "projection_model": projection.projection_model,
     "language_model": gpt2.language_model,
     "unet": unet.unet,
+    "unet_shallow": unet_shallow.unet_shallow,
     "vae_decoder": vae.decoder,
     "vocoder": hifigan.vocoder,
 }

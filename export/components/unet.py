@@ -1,5 +1,7 @@
 """The UNet: predicts the noise in the latents, conditioned on GPT2's and T5's states."""
 
+from typing import Any
+
 import torch
 from diffusers.pipelines.audioldm2.modeling_audioldm2 import AudioLDM2UNet2DConditionModel
 
@@ -18,16 +20,22 @@ from export.components.component import (
 from export.components.wide import turn_kernels
 
 TIMESTEP = {"timestep embedding": r"/time_proj/"}  # sines of up to 999 radians: FP16 knows whole numbers there
+DEEP = "deep_features"
 SPOKEN_TOKENS = 512  # new embeddings of a speech checkpoint
 
 
-class _UNet(torch.nn.Module):
+class UNet(torch.nn.Module):
     """The UNet inside sees its images turned: see `turn_kernels`."""
 
     def __init__(self, unet: AudioLDM2UNet2DConditionModel) -> None:
         super().__init__()
         self.unet = unet
+        self._deep: list[torch.Tensor] = []
+        unet.up_blocks[-1].register_forward_pre_hook(self._keep, with_kwargs=True)
         turn_kernels(self)
+
+    def _keep(self, _: Any, __: Any, inputs: dict[str, Any]) -> None:
+        self._deep.append(inputs["hidden_states"])
 
     def forward(
         self,
@@ -36,7 +44,8 @@ class _UNet(torch.nn.Module):
         encoder_hidden_states: torch.Tensor,
         encoder_hidden_states_1: torch.Tensor,
         encoder_attention_mask_1: torch.Tensor,
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The noise, upright, and what the last up block took in, turned: see `unet`."""
         noise: torch.Tensor = self.unet(
             sample.transpose(2, 3),
             timestep,
@@ -45,17 +54,23 @@ class _UNet(torch.nn.Module):
             encoder_attention_mask_1=encoder_attention_mask_1,
             return_dict=False,
         )[0]
-        return noise.transpose(2, 3)
+        return noise.transpose(2, 3), self._deep.pop()
 
 
 def unet(checkpoint: Checkpoint) -> Component:
     """Sample (batch, channels, height, mel), timestep (1,), both states and the second's mask -> noise_pred.
+
+    The second output, deep_features (batch, deep channels, mel, height), is what the last up block takes in besides its
+    skip connections: all that `unet_shallow` does not compute. It lies on its side, as it does inside.
 
     The first size is traced: its height is no multiple of the overall stride, which makes the reference pass each
     upsampling its exact size. Traced so, the graph holds for every height; traced at a multiple it would not.
     """
     model = checkpoint.load("unet")
     channels, mel = model.config.in_channels, checkpoint.audio().latent_width
+    out_channels = model.config.out_channels
+    widths = model.config.block_out_channels
+    deep = widths[min(1, len(widths) - 1)]  # the level below is wider, where there is one
     first, second = checkpoint.language_width(), checkpoint.text_width()
     new_tokens, longest = checkpoint.max_new_tokens(), checkpoint.text_tokens()
     typical = checkpoint.audio().default_latent_height
@@ -76,7 +91,7 @@ def unet(checkpoint: Checkpoint) -> Component:
 
     model.set_attn_processor(PlainAttention())
     return Component(
-        module=_UNet(model).eval(),
+        module=UNet(model).eval(),
         inputs={
             "sample": tensor("float32", batch=batch, channels=channels, height=height, mel=mel),
             "timestep": tensor("float32", one=1),
@@ -85,7 +100,8 @@ def unet(checkpoint: Checkpoint) -> Component:
             "encoder_attention_mask_1": tensor("int64", batch=batch, tokens=tokens),
         },
         outputs={
-            "noise_pred": tensor("float32", batch=batch, out_channels=model.config.out_channels, height=height, mel=mel)
+            "noise_pred": tensor("float32", batch=batch, out_channels=out_channels, height=height, mel=mel),
+            DEEP: tensor("float32", batch=batch, deep_channels=deep, mel=mel, height=height),
         },
         draw=draw,
         sizes=(
@@ -100,4 +116,5 @@ def unet(checkpoint: Checkpoint) -> Component:
         typical=size(2, typical, TYPICAL_TOKENS),
         limits={"new_tokens": max(new_tokens, SPOKEN_TOKENS if checkpoint.speaks else 64)},
         fuse_attention=lambda: model.set_attn_processor(FusedAttention()),
+        inner=(DEEP,),
     )

@@ -100,6 +100,8 @@ def test_captions_and_sounds_are_held_out(monkeypatch: pytest.MonkeyPatch) -> No
     [
         (["--only", "meowing"], "no class of sounds 'meowing'"),
         (["--sweep", "--steps", "3"], "--sweep leaves no choice of steps"),
+        (["--feature-cache", "2", "--reference", "."], "--feature-cache is ours alone"),
+        (["--sweep", "--feature-cache", "2"], "--sweep leaves no choice of feature_cache"),
         (["--seconds", "1"], "2 to 30 seconds"),
     ],
 )

@@ -19,7 +19,7 @@ from export.engines_tensorrt import build_engine, shape_profiles
 from export.errors import BuildError
 from export.onnx import export_onnx, save
 from export.precision import convert, read_model
-from export.target import Target, TensorRTOptions
+from export.target import GROWING, Target, TensorRTOptions
 from runtime.bundle import Bundle
 from tests.unit.helpers import raises_line
 
@@ -69,7 +69,7 @@ def test_every_component_is_built_and_described(built: Path, capsys: pytest.Capt
     assert main(["inspect", str(built), "--layers"]) == 0
     said = capsys.readouterr().out
     assert said.count("as parsed, for no GPU here can open it") == len(COMPONENTS)
-    unet = said.split("unet: ")[1].split("vae_decoder: ")[0]
+    unet = said.split("unet: ")[1].split("unet_shallow: ")[0]
     assert "CONVOLUTION              HALF" in unet
     assert "UNARY                    FLOAT" in unet  # the sine of the timestep
 
@@ -82,7 +82,7 @@ def test_a_second_build_does_nothing_and_a_flag_rebuilds_what_it_touches(
     assert {path.name: path.stat().st_mtime_ns for path in built.glob("*.engine")} == before
 
 
-def test_a_longer_duration_touches_two_engines_and_a_damaged_one_is_made_anew(
+def test_a_longer_duration_touches_what_grows_with_it_and_a_damaged_one_is_made_anew(
     built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = tmp_path / "rtx"
@@ -90,7 +90,7 @@ def test_a_longer_duration_touches_two_engines_and_a_damaged_one_is_made_anew(
     plan = bytearray((copy / "vocoder.engine").read_bytes())
     plan[len(plan) // 2] ^= 1
     (copy / "vocoder.engine").write_bytes(plan)
-    assert rebuilt(copy, "--max-duration", "12", capsys=capsys) == {"unet", "vae_decoder", "vocoder"}
+    assert rebuilt(copy, "--max-duration", "12", capsys=capsys) == {*GROWING, "vocoder"}
 
 
 def test_a_gpu_bundle_names_the_cpu_bundle_beside_it(

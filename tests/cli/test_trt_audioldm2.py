@@ -140,6 +140,8 @@ def test_finds_the_bundle_by_variable_or_as_the_only_one(
         (["--duration", "1e6"], ["GiB", "fit"]),
         (["--guidance-scale", "nan"], ["guidance_scale", "nan"]),
         (["--guidance-interval", "0.5:0.2"], ["guidance_interval", "start"]),
+        (["--feature-cache", "0"], ["feature_cache_interval", "0"]),
+        (["--feature-cache", "2", "--low-memory"], ["feature_cache_interval", "low_memory"]),
         (["--precision", "int4"], ["int4", "fp32"]),
         (["--backend", "tensorflow"], ["tensorflow", "openvino"]),
         (["--num-waveforms", "0"], ["num-waveforms", "0"]),

@@ -55,6 +55,7 @@ def compiled(bundle: Callable[[str], Path], tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
+    monkeypatch.delenv("TRT_AUDIOLDM2_BACKEND", raising=False)  # it names what runs graphs: these are compiled
     cupy = FakeCupy()
     trt = FakeTensorRT(cupy)
     monkeypatch.setitem(sys.modules, "cupy", cupy)
@@ -162,6 +163,14 @@ def test_dynamic_thresholding_runs_step_by_step(compiled: Path, on_cpu: AudioLDM
     config = {"_class_name": "DDPMScheduler", "thresholding": True, "beta_schedule": "scaled_linear"}
     call: dict[str, Any] = {**FAST, "seed": 5, "scheduler": config}
     ours = AudioLDM2Pipeline.from_pretrained(compiled)("rain", **call)
+    assert relative_error(ours.audios, on_cpu("rain", **call).audios) <= EXACT
+
+
+def test_a_feature_cache_runs_step_by_step(compiled: Path, on_cpu: AudioLDM2Pipeline, gpu: Gpu) -> None:
+    pipe = AudioLDM2Pipeline.from_pretrained(compiled)
+    call: dict[str, Any] = {**FAST, "seed": 5, "feature_cache_interval": 2, "scheduler": "DDIMScheduler"}
+    ours = pipe("rain", **call)
+    assert gpu[1].enqueued["unet"] == gpu[1].enqueued["unet_shallow"] == 2
     assert relative_error(ours.audios, on_cpu("rain", **call).audios) <= EXACT
 
 

@@ -38,6 +38,7 @@ def peak(folder: Path, engine: str, request: Request, low_memory: bool = False, 
 def test_guidance_doubles_the_unet(tmp_path: Path) -> None:
     assert peak(tmp_path / "a", "unet", make_request(10.0, 3)) == 6 * 250 * ROW
     assert peak(tmp_path / "b", "unet", make_request(10.0, 3, guidance_scale=1.0)) == 3 * 250 * ROW
+    assert peak(tmp_path / "c", "unet_shallow", make_request(10.0, 3)) == 6 * 250 * ROW
 
 
 def test_slicing_decodes_one_row(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ def spoilt(value: float) -> np.ndarray:
         *[("guidance_scale", value) for value in (math.nan, math.inf, True, "3", None, 1j, np.complex64(1))],
         *[("guidance_interval", value) for value in (None, 0.5, (0,), (0, 0.5, 1), (0.5, 0.5), (0.6, 0.5), (-0.1, 1))],
         *[("guidance_interval", value) for value in ((0, 1.1), (math.nan, 1), ("0", "1"), "01")],
+        *[("feature_cache_interval", value) for value in (0, -2, True, 2.0, "2", None)],
         *[("eta", value) for value in (-0.01, 1.01, math.nan, True, "0", None, 10**400)],
         *[("prompt", value) for value in ([], (), 5, None, b"rain", ["rain", 5], [["rain"]], {"rain": 1})],
         *[("negative_prompt", value) for value in (["snow"], 5, ["snow", "wind"])],
