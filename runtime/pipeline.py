@@ -56,7 +56,8 @@ class AudioLDM2Pipeline:
         self._bundle, self._audio = bundle, bundle.manifest.audio
         self._low_memory, self._vae_slicing = low_memory, vae_slicing
         self._device = bundle.open_device(device, precision)
-        chosen = bundle.backend_on(self._device, backend or os.environ.get(BACKEND_VARIABLE) or "auto")
+        preferred = None if bundle.needs_gpu() else os.environ.get(BACKEND_VARIABLE)  # compiled engines have no choice
+        chosen = bundle.backend_on(self._device, backend or preferred or "auto")
         self._engines = OpenEngines(bundle, self._device, backend=chosen, one_at_a_time=low_memory)
         tokenizers = {name: TextTokenizer(bundle.path(t.file), t) for name, t in bundle.manifest.tokenizers.items()}
         speech = bundle.manifest.speech
@@ -79,8 +80,8 @@ class AudioLDM2Pipeline:
         """Open a bundle folder; engines are loaded by the first call. Raises BundleError if it is damaged.
 
         `backend` is what runs graphs: onnxruntime, openvino, or auto, the latter on a CPU where it is installed; None:
-        as the environment's TRT_AUDIOLDM2_BACKEND says, else auto. `precision` is openvino's: fp32, bf16, or auto, the
-        latter where the CPU has it.
+        as the environment's TRT_AUDIOLDM2_BACKEND says, else auto. `precision` is openvino's: fp32, bf16, or auto, which
+        is bf16 where the CPU has it, but for the vocoder.
 
         With `low_memory` (the reference's `enable_model_cpu_offload`) each engine is loaded when it is needed and freed
         after, in every call. With `vae_slicing` (`enable_vae_slicing`) waveforms are decoded one by one.
