@@ -80,8 +80,8 @@ class AudioLDM2Pipeline:
         """Open a bundle folder; engines are loaded by the first call. Raises BundleError if it is damaged.
 
         `backend` is what runs graphs: onnxruntime, openvino, or auto, the latter on a CPU where it is installed; None:
-        as the environment's TRT_AUDIOLDM2_BACKEND says, else auto. `precision` is openvino's: fp32, bf16, or auto, which
-        is bf16 where the CPU has it, but for the vocoder.
+        as the environment's TRT_AUDIOLDM2_BACKEND says, else auto. `precision` is openvino's: fp32, bf16, or auto: it
+        is bf16 then, where the CPU has it, but for the vocoder.
 
         With `low_memory` (the reference's `enable_model_cpu_offload`) each engine is loaded when it is needed and freed
         after, in every call. With `vae_slicing` (`enable_vae_slicing`) waveforms are decoded one by one.
