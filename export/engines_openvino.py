@@ -1,6 +1,7 @@
 """ONNX graph to an engine for CPUs in OpenVINO's own format: weights in half the space, or the whole in INT8."""
 
 from pathlib import Path
+from typing import Any
 
 import openvino
 
@@ -9,7 +10,7 @@ from export.parity import TOLERANCE, check_parity
 from export.target import Job
 from runtime.device import HostDevice
 from runtime.engine import load_engine
-from runtime.manifest import EngineSpec, describe_file
+from runtime.manifest import EngineSpec, ParityCheck, describe_file
 
 
 def make_engine(job: Job) -> EngineSpec:
@@ -17,22 +18,20 @@ def make_engine(job: Job) -> EngineSpec:
 
     Raises BuildError above the tolerance. An engine that INT8 does not suit is left in FP16: the manifest says which.
     """
-    precision, model = "fp16", None
-    if job.feeds:
-        from export.quantize import quantize
-
-        model = quantize(job.name, job.graph, job.feeds, job.target.max_error, job.report)
-        precision = "fp16" if model is None else "int8"
+    quantized = _quantized(job)
+    model = openvino.Core().read_model(job.graph) if quantized is None else quantized[0]
     path = job.folder / f"{job.name}.xml"
-    openvino.save_model(model or openvino.Core().read_model(job.graph), path, compress_to_fp16=True)
-    # INT8 was calibrated on what the engine sees in use: the random inputs that it is compared on here are not that
-    tolerance = 4 * job.target.max_error if precision == "int8" else TOLERANCE[precision]
+    openvino.save_model(model, path, compress_to_fp16=True)
     component = job.component
-    engine = load_engine(
-        path, backend="openvino", inputs=job.inputs, outputs=component.outputs, device=HostDevice("fp32")
-    )
-    parity = check_parity(job.name, component, engine, tolerance, job.report, inner=precision != "int8")
-    engine.close()
+    if quantized is None:
+        precision, tolerance = "fp16", TOLERANCE["fp16"]
+        device = HostDevice("fp32")
+        engine = load_engine(path, backend="openvino", inputs=job.inputs, outputs=component.outputs, device=device)
+        parity = check_parity(job.name, component, engine, tolerance, job.report)
+        engine.close()
+    else:  # calibrated on what the engine sees in use, and compared on that: drawn inputs say nothing of it
+        precision, tolerance = "int8", job.target.max_error
+        parity = (ParityCheck(sizes={"recorded": len(job.feeds)}, relative_error=quantized[1]),)
     return EngineSpec(
         files=tuple(describe_file(job.folder, file.name) for file in _files(path)),
         backend="openvino",
@@ -45,6 +44,14 @@ def make_engine(job: Job) -> EngineSpec:
         parity_of="engine",
         build_key="",
     )
+
+
+def _quantized(job: Job) -> tuple[Any, float] | None:
+    if not job.feeds:
+        return None
+    from export.quantize import quantize
+
+    return quantize(job.name, job.graph, job.feeds, job.target.max_error, job.report)
 
 
 def _files(path: Path) -> tuple[Path, Path]:

@@ -23,18 +23,12 @@ def check_parity(
     tolerance: float,
     report: Callable[[str], None] = print,
     device: Device | None = None,
-    *,
-    inner: bool = True,
 ) -> tuple[ParityCheck, ...]:
-    """Compare at all of the component's sizes. Returns the errors; raises BuildError at one above tolerance.
-
-    Without `inner` such outputs do not count. INT8 has them off by 2 to 16 % in use, of which 2 % at most are left in
-    what the demo's next engine gives.
-    """
+    """Compare at all of the component's sizes. Returns the errors; raises BuildError at one above tolerance."""
     checks = []
     for sizes in component.sizes:
         seed = torch.seed() % 2**31
-        error = compare(component, engine, sizes, seed, device, inner=inner)
+        error = compare(component, engine, sizes, seed, device)
         shown = " ".join(f"{axis}={size}" for axis, size in sizes.items())
         report(f"  {name}: {shown}: relative error {error:.1e}")
         if not error <= tolerance:
@@ -46,13 +40,7 @@ def check_parity(
 
 
 def compare(
-    component: Component,
-    engine: Engine,
-    sizes: dict[str, int],
-    seed: int,
-    device: Device | None = None,
-    *,
-    inner: bool = True,
+    component: Component, engine: Engine, sizes: dict[str, int], seed: int, device: Device | None = None
 ) -> float:
     """Worst relative L2 error over the outputs for one random input. The engine runs on `device`, the CPU if None."""
     inputs = component.draw(sizes, torch.Generator().manual_seed(seed))
@@ -64,9 +52,7 @@ def compare(
         outputs = engine.run({key: device.xp.asarray(inputs[key].numpy(), order="C") for key in engine.inputs})
         found = {key: device.to_host(output) for key, output in outputs.items()}
     return max(
-        relative_error(found[key], value.numpy())
-        for key, value in zip(component.outputs, expected, strict=True)
-        if inner or key not in component.inner
+        relative_error(found[key], value.numpy()) for key, value in zip(component.outputs, expected, strict=True)
     )
 
 

@@ -15,8 +15,8 @@ WORST = 0.1  # share of the blocks of layers that go back to float for a second 
 
 def quantize(
     name: str, graph: Path, feeds: Sequence[Feeds], max_error: float, report: Callable[[str], None]
-) -> Any | None:
-    """The OpenVINO model of a float graph in INT8; None if its relative error stays above `max_error`.
+) -> tuple[Any, float] | None:
+    """The OpenVINO model of a float graph in INT8 and its relative error; None if that stays above `max_error`.
 
     The error is that on recorded inputs that were not calibrated with.
 
@@ -33,7 +33,7 @@ def quantize(
         error = _error(_outputs(quantized, held_out), expected)
         report(f"  {name}: INT8, {len(kept)} layers kept in float: relative error {error:.1e}")
         if error <= max_error:
-            return quantized
+            return quantized, error
         kept = _worst_layers(quantized, held_out, expected)
     report(f"  {name}: not quantized: the error is above {max_error:g}")
     return None

@@ -28,8 +28,7 @@ class Component:
     `islands` are the parts of a half-precision graph that stay in float32: name to a pattern that is searched in
     "OpType node name" (see `export.precision`); `bf16_islands` join them in BF16. `typical` has the sizes of the
     commonest call, `limits` bounds of axes for engines whose shapes have to be bound. `fuse_attention` is called before
-    a graph is traced for engines that know fused attention as an operator; others compile it from its parts. `inner`
-    names outputs that another engine takes in, and nobody hears.
+    a graph is traced for engines that know fused attention as an operator; others compile it from its parts.
     """
 
     module: torch.nn.Module
@@ -43,7 +42,6 @@ class Component:
     typical: Sizes = field(default_factory=dict)
     limits: Sizes = field(default_factory=dict)
     fuse_attention: Callable[[], None] | None = None
-    inner: tuple[str, ...] = ()
 
     def islands_in(self, precision: str) -> dict[str, str]:
         """The islands of a graph in `precision`."""

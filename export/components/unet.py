@@ -116,5 +116,4 @@ def unet(checkpoint: Checkpoint) -> Component:
         typical=size(2, typical, TYPICAL_TOKENS),
         limits={"new_tokens": max(new_tokens, SPOKEN_TOKENS if checkpoint.speaks else 64)},
         fuse_attention=lambda: model.set_attn_processor(FusedAttention()),
-        inner=(DEEP,),
     )

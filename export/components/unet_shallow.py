@@ -72,5 +72,4 @@ def unet_shallow(checkpoint: Checkpoint) -> Component:
         inputs={**whole.inputs, DEEP: spec},
         outputs={"noise_pred": whole.outputs["noise_pred"]},
         draw=draw,
-        inner=(),
     )
