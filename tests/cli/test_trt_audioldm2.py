@@ -50,7 +50,7 @@ def test_writes_a_file_and_one_line(engines: Path, tmp_path: Path, capsys: pytes
     line = capsys.readouterr().out.strip()
     assert re.fullmatch(
         rf'.*rain\.wav: "{re.escape(PROMPT)}", 0\.50 s, seed 7'
-        r" \| load .* s, encode .* s, denoise .* s, decode .* s, vocode .* s"
+        r" \| onnxruntime \| load .* s, encode .* s, denoise .* s, decode .* s, vocode .* s"
         r" \| real-time factor \d+\.\d\d",
         line,
     )

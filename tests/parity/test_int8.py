@@ -1,0 +1,103 @@
+"""INT8 bundles: what is quantized, what is left in float, and what a bundle in OpenVINO's format takes."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from export import build as building
+from export.build import build, verify
+from export.calibration import PROMPTS, record
+from export.checkpoint import Checkpoint
+from export.errors import BuildError
+from export.parity import relative_error
+from export.quantize import quantize
+from export.target import QUANTIZED, Target
+from runtime import AudioLDM2Pipeline, InputError
+from runtime.bundle import Bundle
+from tests.unit.helpers import raises_line
+
+WIDTH = 32
+
+
+@pytest.fixture
+def layers(tmp_path: Path) -> Path:
+    """Three blocks of one layer: the last one's input has a channel a thousand times as large as the others."""
+    rng = np.random.default_rng(0)
+    spread = np.diag([1000.0, *[1.0] * (WIDTH - 1)]).astype(np.float32)
+    first, last = (rng.standard_normal((WIDTH, WIDTH), np.float32) for _ in range(2))
+    weights = {"first": first, "second": spread, "third": np.linalg.inv(spread) @ last}
+    nodes = [
+        helper.make_node("MatMul", ["x", "first"], ["a"], name="/net/easy/a/MatMul"),
+        helper.make_node("MatMul", ["a", "second"], ["b"], name="/net/spread/b/MatMul"),
+        helper.make_node("Tanh", ["b"], ["t"]),
+        helper.make_node("Add", ["t", "b"], ["c"]),
+        helper.make_node("MatMul", ["c", "third"], ["y"], name="/net/hard/c/MatMul"),
+    ]
+    shape = [None, WIDTH]
+    ends = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)] for name in ("x", "y")]
+    initializers = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    path = tmp_path / "layers.onnx"
+    onnx.save(helper.make_model(helper.make_graph(nodes, "layers", *ends, initializers), ir_version=9), path)
+    return path
+
+
+def test_blocks_that_cost_the_most_go_back_to_float(layers: Path) -> None:
+    rng, lines = np.random.default_rng(1), []
+    feeds = [{"x": rng.standard_normal((64, WIDTH), np.float32)} for _ in range(9)]
+    assert quantize("layers", layers, feeds, 1e-6, lines.append) is None
+    assert [line.split(" layers kept")[0][-1] for line in lines[:2]] == ["0", "1"]
+    first, second = (float(line.split()[-1]) for line in lines[:2])
+    assert second < first
+    assert "not quantized" in lines[2]
+    found = quantize("layers", layers, feeds, (first + second) / 2, lines.append)
+    assert found is not None
+    assert found[1] <= (first + second) / 2
+    kinds = [operation.get_type_name() for operation in found[0].get_ops()]
+    assert "FakeQuantize" in kinds
+
+
+def test_an_int8_bundle(
+    bundle: Callable[[str], Path], checkpoint: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Checkpoint(checkpoint("plain"), "plain")
+    monkeypatch.setattr(building, "record", lambda _, names: record(bundle("plain"), names, PROMPTS[:2]))
+    monkeypatch.setattr(Bundle, "is_float_of", lambda *_: True)
+    (tmp_path / "float").symlink_to(bundle("plain"))
+    lines: list[str] = []
+    out, target = tmp_path / "int8", Target(backend="openvino", precision="int8", max_error=0.3)
+    build(source, out, target, lines.append)
+    engines = Bundle.read(out).manifest.engines
+    assert {name for name, spec in engines.items() if spec.precision == "int8"} <= set(QUANTIZED)
+    assert engines["unet"].precision == "int8"
+    assert engines["text_encoder"].precision == "fp16"
+    assert engines["unet"].parity[0].relative_error <= 0.3
+    small = sum(file.size_bytes for file in engines["unet"].files[1:])
+    assert small < 0.4 * Path(bundle("plain"), "unet.onnx").stat().st_size
+    verify(Bundle.read(out), source, lines.append)
+    call = {"prompt": "rain", "num_inference_steps": 3, "audio_length_in_s": 0.5, "seed": 1, "output_type": "latent"}
+    open_on = partial(AudioLDM2Pipeline.from_pretrained, device="cpu")
+    exact = open_on(bundle("plain"), backend="onnxruntime")(**call).audios
+    assert 1e-3 < relative_error(open_on(out, backend="openvino")(**call).audios, exact) < 0.5
+    with raises_line(InputError, "OpenVINO's format", "onnxruntime"):
+        open_on(out, backend="onnxruntime")
+    assert "--backend openvino --precision int8" in Bundle.read(out).rebuild_command
+    build(source, out, target, lines.append)
+    assert lines.count("unet: unchanged") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"backend": "onnx", "precision": "int8"}, ("int8", "openvino")),
+        ({"backend": "openvino", "precision": "fp32"}, ("fp16 or int8",)),
+        ({"backend": "openvino", "precision": "int8", "max_error": 0.0}, ("--max-error", "0")),
+    ],
+)
+def test_what_does_not_go_together(options: dict[str, str], words: tuple[str, ...]) -> None:
+    with raises_line(BuildError, *words):
+        Target(**options)  # type: ignore[arg-type]
