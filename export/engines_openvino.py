@@ -1,9 +1,13 @@
 """ONNX graph to an engine for CPUs in OpenVINO's own format: weights in half the space, or the whole in INT8."""
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import openvino
+from openvino import opset13 as opset
 
 from export.activation import activation_bytes
 from export.parity import TOLERANCE, check_parity
@@ -11,6 +15,8 @@ from export.target import Job
 from runtime.device import HostDevice
 from runtime.engine import load_engine
 from runtime.manifest import EngineSpec, ParityCheck, describe_file
+
+SMALL = 1024  # elements: frequencies and biases, not weights
 
 
 def make_engine(job: Job) -> EngineSpec:
@@ -20,6 +26,7 @@ def make_engine(job: Job) -> EngineSpec:
     """
     quantized = _quantized(job)
     model = openvino.Core().read_model(job.graph) if quantized is None else quantized[0]
+    keep_exact(model, job.component.islands)
     path = job.folder / f"{job.name}.xml"
     openvino.save_model(model, path, compress_to_fp16=True)
     component = job.component
@@ -44,6 +51,24 @@ def make_engine(job: Job) -> EngineSpec:
         parity_of="engine",
         build_key="",
     )
+
+
+def keep_exact(model: Any, islands: Mapping[str, str]) -> None:
+    """Make each small constant of an island the sum of two that FP16 holds: OpenVINO compresses them all.
+
+    A UNet's timestep of up to 999 is multiplied by frequencies: rounded to FP16 they turn its sines by half a radian.
+    """
+    for operation in model.get_ordered_ops():
+        if not any(re.search(pattern, operation.get_friendly_name()) for pattern in islands.values()):
+            continue
+        for port in operation.inputs():
+            constant = port.get_source_output().get_node()
+            if constant.get_type_name() != "Constant" or constant.get_element_type() != openvino.Type.f32:
+                continue
+            if 1 < (values := constant.data).size <= SMALL:
+                rounded = values.astype(np.float16).astype(np.float32)
+                parts = (opset.constant(part) for part in (rounded, values - rounded))
+                port.replace_source_output(opset.add(*parts).output(0))
 
 
 def _quantized(job: Job) -> tuple[Any, float] | None:
