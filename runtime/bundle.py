@@ -200,9 +200,9 @@ class OpenEngines(Mapping[str, Engine]):
 
     def open(self, *names: str) -> None:
         """Load the named engines now, unless they are loaded one at a time: then each waits for its use."""
-        if self._one_at_a_time:
-            return
         start, new = time.perf_counter(), [name for name in names if name not in self._open]
+        if self._one_at_a_time or not new:
+            return
         if self._device.name == "cpu":  # side by side: most of the time goes into hashing and reading
             with ThreadPoolExecutor() as pool:
                 self._open |= zip(new, pool.map(self._load, new), strict=True)

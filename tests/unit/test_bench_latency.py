@@ -175,7 +175,7 @@ def test_openvino_is_left_out_beside_a_gpu(monkeypatch: pytest.MonkeyPatch) -> N
 def test_what_is_not_installed_is_left_out_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "gpu", lambda: None)
     monkeypatch.setattr(plan, "find_spec", lambda module: None if module == "diffusers" else True)
-    assert plan.check(options()) == ["openvino", "onnxruntime", "openvino-fp32"]
+    assert plan.check(options()) == ["openvino", "openvino-bf16", "onnxruntime", "openvino-fp32"]
     with pytest.raises(InputError, match="diffusers-bf16 cannot run here: diffusers not installed"):
         plan.check(options(contenders=["onnxruntime", "diffusers-bf16"]))
 
