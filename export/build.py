@@ -72,6 +72,7 @@ def build(checkpoint: Checkpoint, out: Path, target: Target | None = None, repor
     """
     check_consistency(checkpoint)
     target = target or Target()
+    target.check_installed()
     versions = target.versions()
     keys = build_keys(checkpoint, target, versions)
     earlier = _earlier_bundle(out)

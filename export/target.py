@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from onnx import ModelProto
@@ -16,6 +17,7 @@ from export.errors import BuildError
 from export.precision import PRECISIONS
 from runtime.device import Array
 from runtime.engine import TensorSpec
+from runtime.errors import MissingDependencyError
 
 PACKAGES = ("trt-audioldm2", "torch", "diffusers", "transformers", "onnxruntime", "onnxruntime-gpu")
 CPU_PACKAGES = ("openvino", "nncf")
@@ -96,6 +98,13 @@ class Target:
         """What this target adds to a bundle's name; nothing for the default one."""
         parts = [self.backend] * (self.backend != "onnx") + [self.precision] * (self.precision != "fp32")
         return "".join(f"-{part}" for part in parts)
+
+    def check_installed(self) -> None:
+        """Raise MissingDependencyError now, and not minutes into a build, where what makes the engines is missing."""
+        needed = {"openvino": ("openvino", *(("nncf",) if self.precision == "int8" else ()))}.get(self.backend, ())
+        for package in (package for package in needed if find_spec(package) is None):
+            extra = "int8" if self.precision == "int8" else "openvino"
+            raise MissingDependencyError(f"{package} is not installed: pip install 'trt-audioldm2[cpu,export,{extra}]'")
 
     def versions(self) -> dict[str, str]:
         """Versions of all that makes the engines."""

@@ -19,6 +19,7 @@ from export.quantize import quantize
 from export.target import QUANTIZED, Target
 from runtime import AudioLDM2Pipeline, InputError
 from runtime.bundle import Bundle
+from runtime.errors import MissingDependencyError
 from tests.unit.helpers import raises_line
 
 WIDTH = 32
@@ -102,3 +103,19 @@ def test_an_int8_bundle(
 def test_what_does_not_go_together(options: dict[str, str], words: tuple[str, ...]) -> None:
     with raises_line(BuildError, *words):
         Target(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("precision", "missing"), [("fp16", "openvino"), ("int8", "openvino"), ("int8", "nncf")])
+def test_what_is_missing_is_said_before_anything_is_built(
+    precision: str, missing: str, checkpoint: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.target.find_spec", lambda package: None if package == missing else True)
+    lines: list[str] = []
+    with raises_line(MissingDependencyError, f"{missing} is not installed", "pip install"):
+        build(
+            Checkpoint(checkpoint("plain"), "x"),
+            tmp_path / "x",
+            Target(backend="openvino", precision=precision),
+            lines.append,
+        )
+    assert lines == []
