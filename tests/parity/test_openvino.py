@@ -152,7 +152,7 @@ def test_a_cpu_without_bf16(bundle: Callable[[str], Path], monkeypatch: pytest.M
 def test_compiling_counts_as_loading(bundle: Callable[[str], Path]) -> None:
     pipe = opened(bundle("plain"))
     first, second = (pipe("rain", seed=1, **CALL).timings for _ in range(2))
-    assert second["load"] == 0
+    assert second["load"] < 0.05
     assert first["load"] > first["encode"] + first["decode"] + first["vocode"]  # what is left there is the work
 
 
