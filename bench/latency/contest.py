@@ -48,7 +48,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         plot_stages(rows, options.plot)
     settings = {key: getattr(options, key) for key in ("steps", "runs", "batch", "quick")}
     failed = any("failed" in row for row in rows if row["name"] in OURS)
-    prepared = {"device": plan.device, "checkpoint": str(options.checkpoint or "random"), "prepared_s": plan.prepared_s}
+    prepared = {
+        "device": plan.device,
+        "checkpoint": options.checkpoint.name if options.checkpoint else "random",
+        "prepared_s": plan.prepared_s,
+    }
     return {"settings": settings, **prepared, "ceilings": ceilings, "cases": rows, "failed": failed}
 
 
