@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.processes import status_gib
+from bench.rivals import load_reference
 from runtime import AudioLDM2Pipeline, InputError
 from runtime.bundle import Bundle
 from runtime.memory import free_memory_bytes, peak_bytes
@@ -81,7 +82,7 @@ def _measure(case: dict[str, Any], checkpoint: Path, engines: Path) -> dict[str,
     arguments = {**CALL, "audio_length_in_s": case["duration_s"], "num_waveforms_per_prompt": case["waveforms"]}
     start = time.perf_counter()
     if case["name"] == REFERENCE:
-        reference = _load_reference(checkpoint)  # kept until the end, as ours is
+        reference = load_reference(checkpoint, "float32", "cpu")  # kept until the end, as ours is
         reference(**arguments)
     else:
         pipeline = AudioLDM2Pipeline.from_pretrained(engines, **OPTIONS[case["name"]])
@@ -94,15 +95,6 @@ def _measure(case: dict[str, Any], checkpoint: Path, engines: Path) -> dict[str,
         "after_gib": round(status_gib("VmRSS"), 2),
         "seconds": round(time.perf_counter() - start, 1),
     }
-
-
-def _load_reference(checkpoint: Path) -> Any:
-    import torch
-    from diffusers import AudioLDM2Pipeline as Reference
-    from transformers import GPT2LMHeadModel
-
-    language_model = GPT2LMHeadModel.from_pretrained(checkpoint / "language_model", dtype=torch.float32)
-    return Reference.from_pretrained(checkpoint, language_model=language_model)
 
 
 if __name__ == "__main__":

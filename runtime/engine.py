@@ -93,6 +93,19 @@ def check_feeds(name: str, inputs: Mapping[str, TensorSpec], feeds: Mapping[str,
                 raise EngineError(f"{name}: axis '{axis}' is {known} in '{first}' but {size} in '{key}'")
 
 
+def check_names(
+    name: str,
+    has_inputs: set[str],
+    has_outputs: set[str],
+    inputs: Mapping[str, TensorSpec],
+    outputs: Mapping[str, TensorSpec],
+) -> None:
+    """Raise EngineError unless a graph has exactly the named inputs and outputs."""
+    has = (has_inputs, has_outputs)
+    if has != (set(inputs), set(outputs)):
+        raise EngineError(f"{name}: the graph has inputs and outputs {has}, the manifest {inputs}, {outputs}")
+
+
 def load_engine(
     path: Path,
     *,

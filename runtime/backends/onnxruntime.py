@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from runtime.device import Array, Device
-from runtime.engine import BuiltFor, TensorSpec, check_feeds
+from runtime.engine import BuiltFor, TensorSpec, check_feeds, check_names
 from runtime.errors import EngineError, MissingDependencyError
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -66,8 +66,7 @@ class OrtEngine:
         self.inputs, self.outputs = inputs, outputs
         self._name, self._session = name, session
         has = ({i.name for i in session.get_inputs()}, {o.name for o in session.get_outputs()})
-        if has != (set(inputs), set(outputs)):
-            raise EngineError(f"{name}: the graph has inputs and outputs {has}, the manifest {inputs}, {outputs}")
+        check_names(name, *has, inputs, outputs)
 
     def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         """Run the graph once. Raises EngineError with the wrong tensor's name, or ONNX Runtime's own words."""

@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import os
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -12,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from runtime.backends._cache import cache_folder
 from runtime.device import Array, Device
-from runtime.engine import BuiltFor, TensorSpec, check_feeds
+from runtime.engine import BuiltFor, TensorSpec, check_feeds, check_names
 from runtime.errors import EngineError, MissingDependencyError
 
 # Engines that grow with the audio are compiled for each shape in use: they are faster so. Texts, each as long as it
@@ -83,9 +83,7 @@ class OpenVinoEngine:
         self._name, self._core, self._model, self._path = name, core, model, path
         self.loading_s = 0.0
         self._requests: OrderedDict[tuple[tuple[int, ...], ...], Any] = OrderedDict()
-        has = ({i.any_name for i in model.inputs}, {o.any_name for o in model.outputs})
-        if has != (set(inputs), set(outputs)):
-            raise EngineError(f"{name}: the graph has inputs and outputs {has}, the manifest {inputs}, {outputs}")
+        check_names(name, {i.any_name for i in model.inputs}, {o.any_name for o in model.outputs}, inputs, outputs)
 
     def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         """Run the graph once. Raises EngineError with the wrong tensor's name, or OpenVINO's own words."""
@@ -150,8 +148,7 @@ def _precision(core: Any, asked: str) -> str:
 
 def _cache_folder() -> Path:
     """Where compiled programs are kept: in the user's cache folder."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "trt-audioldm2" / "openvino"
+    return cache_folder() / "openvino"
 
 
 def _prune(folder: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from runtime.backends._cache import cache_folder
 from runtime.device import Array, Device, usable_gpu
 from runtime.engine import BuiltFor, ShapeProfile, TensorSpec, check_feeds
 from runtime.errors import EngineError, IncompatibleEngineError, MissingDependencyError
@@ -264,8 +265,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def _jit_cache(plan: bytes, capability: str) -> Path:
     """Where what RTX compiles of a plan for a GPU is kept: in the user's cache folder."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "trt-audioldm2" / f"{hashlib.sha256(plan).hexdigest()[:32]}-{capability}.jit"
+    return cache_folder() / f"{hashlib.sha256(plan).hexdigest()[:32]}-{capability}.jit"
 
 
 def _write_quietly(path: Path, data: bytes) -> None:
