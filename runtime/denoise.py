@@ -19,7 +19,7 @@ Predict = Callable[[int, Array], Array]
 Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 WHOLE = (0.0, 1.0)  # of the way from noise to sound
 KEPT_STEPS = 8  # captured steps that are kept, one a combination of shapes
-TOKEN_MULTIPLE = 16  # texts are padded to it where shapes are captured or compiled: fewer shapes, the same sound
+TOKEN_MULTIPLE = 16  # texts are padded to it where shapes are captured: fewer shapes, the same sound
 
 
 def plain_steps(plan: Plan, sample: Array, predict: Predict, randn: Randn) -> Iterator[Array]:
@@ -57,7 +57,7 @@ class Denoiser:
         """
         unet, cached = self._engines["unet"], feature_cache_interval > 1
         if self._device.name == "cpu" or not can_fuse(plan) or guidance_interval != WHOLE or cached:
-            feeds = _feeds(unet, padded(unet, conditioning) if unet.compiles_shapes else conditioning)
+            feeds = _feeds(unet, conditioning)
             scales = _scales(guidance_scale, guidance_interval, len(plan.steps))
             run = CachedUNet(unet, self._engines["unet_shallow"], feature_cache_interval).run if cached else unet.run
             yield from plain_steps(plan, sample, partial(self._predict, run, plan, feeds, scales), randn)

@@ -66,7 +66,6 @@ class Engine(Protocol):
     outputs: Mapping[str, TensorSpec]
     xp: ModuleType
     capturable: bool  # whether a run may be captured in a CUDA graph
-    compiles_shapes: bool  # whether a new shape costs seconds: then pad what may be padded
     loading_s: float  # spent so far on compiling, after it was opened
     label: str  # the library, and the precision if that was open
 

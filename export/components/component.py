@@ -14,7 +14,7 @@ Tensors = dict[str, torch.Tensor]
 NORMS = {
     "norm statistics": r"^(InstanceNormalization|LayerNormalization|BatchNormalization|ReduceL2) |layer_norm/",
 }
-TYPICAL_TOKENS = 16  # of most prompts: the runtime pads to a multiple of it where shapes are dear
+TYPICAL_TOKENS = 16  # of most prompts: on a GPU the runtime pads to a multiple of it
 
 
 @dataclass(frozen=True, kw_only=True)

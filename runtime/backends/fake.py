@@ -21,7 +21,6 @@ class FakeEngine:
 
     xp: ModuleType = np
     capturable = True
-    compiles_shapes = False
     loading_s = 0.0
     label = "fake"
 

@@ -56,7 +56,7 @@ class OrtEngine:
     """An ONNX Runtime session behind the `Engine` contract. Arrays are NumPy."""
 
     xp: ModuleType = np
-    capturable = compiles_shapes = False
+    capturable = False
     loading_s = 0.0
     label = "onnxruntime"
 

@@ -16,19 +16,19 @@ from runtime.device import Array, Device
 from runtime.engine import BuiltFor, TensorSpec, check_feeds, check_names
 from runtime.errors import EngineError, MissingDependencyError
 
-# Engines that grow with the audio are compiled for each shape in use: they are faster so. Texts, each as long as it
-# likes, share one program for all shapes.
-STATIC_AXES = {"height", "frames"}
+# Engines that grow with the audio are compiled for each size in use: they are faster so. Lengths of texts stay open,
+# which costs nothing, and text engines have one program for all shapes.
+AUDIO_AXES, TEXT_AXES = {"height", "frames"}, {"tokens", "new_tokens"}
 KEPT_SHAPES = 2  # programs of one engine in memory: each packs the weights anew
 # On disk there are programs of small graphs only. One of a base-size UNet is 1.4 GB for every shape, saves 2.5 of 4.5 s
 # and takes 1.3 GB more memory while it is loaded (bench/LOG.md).
 CACHED_GRAPH_BYTES = 64 << 20
 CACHE_BYTES = 1 << 30
-# Left to choose, this engine computes in FP32: what BF16 rounds away in a waveform is heard as hiss. With it the demo's
-# sounds are recognised as they are in FP32 (89 %), in BF16 throughout three quarters are.
+# Left to choose, this engine computes in BF16 inside its residual blocks only: what is rounded away on the way to a
+# waveform is heard as hiss. So the demo's sounds are recognised as in FP32, in BF16 throughout three quarters are.
 HEARD = {"vocoder"}
 MADV_DONTNEED = 4
-PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
+PRECISIONS = {"fp32": "f32", "bf16": "bf16", "mixed": "f32"}
 
 
 def load(
@@ -50,15 +50,18 @@ def load(
     except ImportError as error:
         raise MissingDependencyError("openvino is not installed: pip install 'trt-audioldm2[openvino]'") from error
     core = openvino.Core()
-    asked = "fp32" if device.precision == "auto" and path.stem in HEARD else device.precision
-    precision = _precision(core, asked)
+    precision = _precision(core, device.precision)
+    if device.precision == "auto" and precision == "bf16" and path.stem in HEARD:
+        precision = "mixed"
     core.set_property("CPU", {"INFERENCE_PRECISION_HINT": PRECISIONS[precision], "PERFORMANCE_HINT": "LATENCY"})
-    if sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*")) <= CACHED_GRAPH_BYTES:
+    if sum(file.stat().st_size for file in _files(path)) <= CACHED_GRAPH_BYTES:
         core.set_property({"CACHE_DIR": str(_cache_folder())})
     try:
         model = core.read_model(path)
     except RuntimeError as error:
         raise EngineError(f"{path.name}: OpenVINO refused it: {_reason(error)}") from error
+    if precision == "mixed":
+        round_residual_blocks(model)
     return OpenVinoEngine(path, core, model, inputs, outputs, precision)
 
 
@@ -79,7 +82,7 @@ class OpenVinoEngine:
     ) -> None:
         name = path.stem
         self.inputs, self.outputs, self.label = inputs, outputs, f"openvino {precision}"
-        self.compiles_shapes = any(STATIC_AXES & set(spec.axes) for spec in inputs.values())
+        self._grows = any(AUDIO_AXES & set(spec.axes) for spec in inputs.values())
         self._name, self._core, self._model, self._path = name, core, model, path
         self.loading_s = 0.0
         self._requests: OrderedDict[tuple[tuple[int, ...], ...], Any] = OrderedDict()
@@ -90,10 +93,17 @@ class OpenVinoEngine:
         if self._model is None:
             raise EngineError(f"{self._name}: this engine is closed")
         check_feeds(self._name, self.inputs, feeds)
+        key = self._shapes(feeds) if self._grows else ()
+        request = self._requests.pop(key, None)
+        is_new = request is None
         try:
-            results = self._request(feeds).infer(dict(feeds), share_inputs=True)
+            request = self._compiled(key) if is_new else request
+            results = request.infer(dict(feeds), share_inputs=True)
         except RuntimeError as error:
             raise EngineError(f"{self._name}: {_reason(error)}") from error
+        self._requests[key] = request
+        if is_new:  # one for any shape packs its weights in its first run
+            give_back(self._path)
         return {name: results[name] for name in self.outputs}
 
     def close(self) -> None:
@@ -101,41 +111,63 @@ class OpenVinoEngine:
         self._requests.clear()
         self._model = None
 
-    def _request(self, feeds: Mapping[str, Array]) -> Any:
-        """What runs feeds of these shapes, compiled if there is none yet."""
-        key = tuple(feeds[name].shape for name in self.inputs) if self.compiles_shapes else ()
-        request = self._requests.pop(key, None)
-        if request is None:
-            request = self._compiled(feeds)
-        self._requests[key] = request
-        while len(self._requests) > KEPT_SHAPES:
-            self._requests.popitem(last=False)
-        return request
+    def _shapes(self, feeds: Mapping[str, Array]) -> tuple[tuple[int, ...], ...]:
+        """The shape of each input, -1 where an axis stays open."""
+        return tuple(
+            tuple(-1 if axis in TEXT_AXES else size for axis, size in zip(spec.axes, feeds[name].shape, strict=True))
+            for name, spec in self.inputs.items()
+        )
 
-    def _compiled(self, feeds: Mapping[str, Array]) -> Any:
+    def _compiled(self, shapes: tuple[tuple[int, ...], ...]) -> Any:
         start = time.perf_counter()
-        if self.compiles_shapes:
-            self._model.reshape({name: list(feeds[name].shape) for name in self.inputs})
+        while len(self._requests) >= KEPT_SHAPES:  # first, so that no more are in memory at any time
+            self._requests.popitem(last=False)
+        if shapes:
+            self._model.reshape(dict(zip(self.inputs, map(list, shapes), strict=True)))
         request = self._core.compile_model(self._model, "CPU").create_infer_request()
         _prune(_cache_folder())
-        for file in self._path.parent.glob(f"{self._path.stem}.*"):
-            give_back(file)
+        give_back(self._path)
         self.loading_s += time.perf_counter() - start
         return request
 
 
-def give_back(file: Path) -> None:
-    """Let the kernel drop what this process has mapped of a file, for reading only; what is read again comes back.
+def round_residual_blocks(model: Any) -> None:
+    """Let the convolutions of residual blocks take BF16; their sums and all else stay in FP32. Changes the model.
 
-    A program has its weights packed for itself: the file's pages would count as this process's memory for nothing.
+    They are those with as many channels out as in: nearly all of a HiFi-GAN's arithmetic. OpenVINO has no mark for
+    this; but a convolution whose operands are BF16 computes in it, whatever the rest does.
     """
+    from openvino import opset13 as opset
+
+    for layer in model.get_ordered_ops():
+        if layer.get_type_name() != "Convolution" or len(set(layer.input(1).get_shape()[:2])) > 1:
+            continue
+        users = layer.output(0).get_target_inputs()
+        for operand in layer.inputs():
+            operand.replace_source_output(opset.convert(operand.get_source_output(), "bf16").output(0))
+        for user in users:
+            user.replace_source_output(opset.convert(layer, "f32").output(0))
+    model.validate_nodes_and_infer_types()
+
+
+def give_back(graph: Path) -> None:
+    """Let the kernel drop what this process has mapped of a graph's files, for reading only; what is read comes back.
+
+    A program has its weights packed for itself: the files' pages would count as this process's memory for nothing.
+    """
+    files = {str(file.absolute()) for file in _files(graph)}
     with contextlib.suppress(OSError, AttributeError):  # not Linux
         libc = ctypes.CDLL(None)
         for line in Path("/proc/self/maps").read_text().splitlines():
             addresses, permissions, *rest = line.split(maxsplit=5)
-            if permissions.startswith("r--") and rest[-1] == str(file.absolute()):
+            if permissions.startswith("r--") and rest[-1] in files:
                 start, stop = (int(address, 16) for address in addresses.split("-"))
                 libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), MADV_DONTNEED)
+
+
+def _files(graph: Path) -> list[Path]:
+    """A graph's file and the one with its weights."""
+    return list(graph.parent.glob(f"{graph.stem}.*"))
 
 
 def _precision(core: Any, asked: str) -> str:

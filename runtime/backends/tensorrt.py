@@ -107,7 +107,6 @@ class TensorRTEngine:
     the profile's largest would, and a graph that captures a run owns all that it uses.
     """
 
-    compiles_shapes = False
     loading_s = 0.0
     label = "tensorrt"
 
