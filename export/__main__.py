@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument(
         "--max-error",
         type=float,
-        default=0.05,
+        default=0.02,
         metavar="X",
         help="int8: relative error above which an engine stays in fp16 (default: %(default)s)",
     )

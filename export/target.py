@@ -48,7 +48,7 @@ class Target:
     backend: str = "onnx"
     precision: str = "fp32"
     options: TensorRTOptions = field(default_factory=TensorRTOptions)
-    max_error: float = 0.05  # of an engine in INT8, relative; one above it stays in FP16
+    max_error: float = 0.02  # of an engine in INT8, relative; one above it stays in FP16
 
     def __post_init__(self) -> None:
         bounds = self.options

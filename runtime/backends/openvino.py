@@ -134,13 +134,15 @@ class OpenVinoEngine:
 def round_residual_blocks(model: Any) -> None:
     """Let the convolutions of residual blocks take BF16; their sums and all else stay in FP32. Changes the model.
 
-    They are those with as many channels out as in: nearly all of a HiFi-GAN's arithmetic. OpenVINO has no mark for
-    this; but a convolution whose operands are BF16 computes in it, whatever the rest does.
+    They have as many channels out as in and are nearly all of a HiFi-GAN's arithmetic; those in INT8 stay as they are.
+    OpenVINO has no mark for this; but a convolution whose operands are BF16 computes in it, whatever the rest does.
     """
     from openvino import opset13 as opset
 
     for layer in model.get_ordered_ops():
         if layer.get_type_name() != "Convolution" or len(set(layer.input(1).get_shape()[:2])) > 1:
+            continue
+        if layer.input_value(0).get_node().get_type_name() == "FakeQuantize":
             continue
         users = layer.output(0).get_target_inputs()
         for operand in layer.inputs():
