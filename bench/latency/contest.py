@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.latency.figures import add_figures, plot_stages, table
-from bench.latency.plan import EXACT, OURS, OWN_BUNDLE, Plan, check, has_base_size, prepare, weight_bytes
+from bench.latency.plan import EXACT, OURS, Plan, check, has_base_size, prepare, weight_bytes
 from bench.processes import ProcessError, Worker
 from bench.report import spread
 from bench.rivals import compare
@@ -61,6 +61,7 @@ class Entry:
 
     def __init__(self, name: str, plan: Plan, case: Mapping[str, Any]) -> None:
         self.row: Row = {"name": name, "batch": 1}
+        self._steps: int | None = case.get("steps")
         self._started = time.perf_counter()
         self._worker = Worker("bench.latency.child", case, plan.work / f"{name}.log")
         self.close = self._worker.close
@@ -81,13 +82,14 @@ class Entry:
         }
 
     def call(self, steps: int, batch: int = 1, save: Path | None = None) -> Row:
-        """What one call finds. Raises ProcessError."""
+        """What one call finds, in as many steps unless this contender has its own. Raises ProcessError."""
+        steps = self.row["steps"] = self._steps or steps
         return self._worker.ask(steps=steps, batch=batch, save=save and str(save))
 
 
 def small_starts(plan: Plan, count: int) -> dict[str, float]:
     """Median seconds from the start of a process to its first waveform, of ours over the small bundle."""
-    names = [name for name in plan.ours if name not in plan.failed and name not in OWN_BUNDLE]
+    names = [name for name in plan.ours if name not in plan.failed and not OURS[name].bundle]
     found: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(count):
         for name in names:
@@ -115,7 +117,7 @@ def contest(plan: Plan, options: argparse.Namespace) -> tuple[list[Row], list[Ro
             while pending and (not group or (free_memory_bytes() or needed) >= needed):
                 entry = Entry(name := pending.pop(0), plan, plan.case(name))
                 stack.callback(entry.close)
-                entry.row.update(group=len(ceilings), steps=options.steps)
+                entry.row.update(group=len(ceilings))
                 group.append(entry)
                 _cold(entry, options.steps, plan.work / f"{name}.npy")
             ceilings.append(_measure(group, ceiling, options))

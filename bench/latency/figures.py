@@ -52,11 +52,11 @@ def add_figures(rows: list[Row], ceilings: list[Row], starts: dict[str, float], 
 def table(rows: list[Row], ceilings: list[Row]) -> str:
     """The figures as text, one line a contender and batch; what failed has its error there."""
     widths = {heading: max(len(heading), 7) + 1 for heading in COLUMNS}
-    lines = [f"{'':18} {'in':4} batch" + "".join(f"{heading:>{width}}" for heading, width in widths.items())]
+    lines = [f"{'':22} {'in':4} batch" + "".join(f"{heading:>{width}}" for heading, width in widths.items())]
     for row in rows:
         figures = (_figure(row, *column).rjust(widths[heading]) for heading, column in COLUMNS.items())
         text = "  failed: " + row["failed"] if "failed" in row else "".join(figures)
-        lines.append(f"{row['name']:18} {row.get('precision') or '-':4} {row['batch']:5}{text}")
+        lines.append(f"{row['name']:22} {row.get('precision') or '-':4} {row['batch']:5}{text}")
     for number, ceiling in enumerate(ceilings):
         found = [f"{name} {flops / 1e9:.0f} GFLOP/s" for name, flops in ceiling["flops"].items()]
         lines.append(f"ceiling of group {number}: {', '.join(found + list(ceiling['unavailable'].values()))}")

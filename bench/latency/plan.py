@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.configs import BASE
 from bench.processes import run_python
@@ -24,19 +24,31 @@ RIVALS = {  # by name: precision of the weights, None where OpenVINO chooses
     "diffusers-compile": "half",
     SWAPPED: None,
 }
-OURS: dict[str, tuple[str, str, str | None]] = {  # backend, precision that is asked for, that of its products
-    "onnxruntime": ("onnxruntime", "auto", "fp32"),
-    "openvino": ("openvino", "auto", None),
-    "openvino-bf16": ("openvino", "bf16", "bf16"),  # the vocoder too
-    "openvino-fp32": ("openvino", "fp32", "fp32"),
-    "openvino-int8": ("openvino", "auto", "int8"),
-    "tensorrt": ("auto", "auto", "fp16"),
+
+
+class Way(NamedTuple):
+    """How ours is run."""
+
+    backend: str
+    asked_precision: str
+    precision: str | None  # of its products
+    bundle: str | None = None  # the option that has its bundle, if it is one of its own
+    steps: int | None = None  # instead of the run's
+
+
+OURS = {
+    "onnxruntime": Way("onnxruntime", "auto", "fp32"),
+    "openvino": Way("openvino", "auto", None),
+    "openvino-fp16": Way("openvino", "auto", None, "fp16_engines"),  # weights in half the space
+    "openvino-fp32": Way("openvino", "fp32", "fp32"),
+    "openvino-int8": Way("openvino", "auto", "int8", "int8_engines"),
+    "openvino-int8-5-steps": Way("openvino", "auto", "int8", "int8_engines", steps=5),
+    "tensorrt": Way("auto", "auto", "fp16", "tensorrt_engines"),
 }
-OWN_BUNDLE = {"openvino-int8": "int8_engines", "tensorrt": "tensorrt_engines"}  # by name, the option that has it
 # turns are taken in this order: where memory is short those that are compared most are in it together
 NAMES = (
-    *(EXACT, "openvino", SWAPPED, "openvino-bf16", "tensorrt", "onnxruntime", "diffusers-bf16"),
-    *("openvino-int8", "diffusers-compile", "openvino-fp32"),
+    *(EXACT, "openvino-fp16", "diffusers-bf16", SWAPPED, "openvino-int8", "tensorrt", "onnxruntime"),
+    *("openvino-int8-5-steps", "openvino", "diffusers-compile", "openvino-fp32"),
 )
 BASE_LATENTS = [8, 256, 16]
 
@@ -73,9 +85,7 @@ class Plan:
         """What a contender's process is told."""
         common = {"ours": name in OURS, "device": self.device, "latents": latent_shape(self.checkpoint)}
         if name in OURS:
-            backend, asked, precision = OURS[name]
-            settings = {"backend": backend, "asked_precision": asked, "precision": precision}
-            return {**common, **settings, "engines": str(self.bundles[name])}
+            return {**common, **OURS[name]._asdict(), "engines": str(self.bundles[name])}
         precision = RIVALS[name] and RIVALS[name].replace("half", self.half)
         swapped = self.swapped if name == SWAPPED else None
         compiled = str(self.work / "inductor") if name == "diffusers-compile" else None
@@ -93,7 +103,8 @@ def check(options: argparse.Namespace) -> list[str]:
         raise InputError("--checkpoint and --engines go together: the rivals have to run the same weights")
     if options.checkpoint and not (options.checkpoint / "model_index.json").is_file():
         raise InputError(f"{options.checkpoint} is no checkpoint in diffusers' layout: it has no model_index.json")
-    for folder in (options.engines, options.int8_engines, options.tensorrt_engines, options.start_engines):
+    own = [getattr(options, way.bundle) for way in OURS.values() if way.bundle]
+    for folder in (options.engines, *own, options.start_engines):
         if folder and not (folder / MANIFEST).is_file():
             raise InputError(f"{folder} is no bundle: it has no {MANIFEST}")
     if options.plot:
@@ -107,8 +118,8 @@ def check(options: argparse.Namespace) -> list[str]:
 
 def _lacks(name: str, options: argparse.Namespace) -> str | None:
     """What a contender needs and does not have."""
-    if name in OWN_BUNDLE and getattr(options, OWN_BUNDLE[name]) is None:
-        return f"it needs --{OWN_BUNDLE[name].replace('_', '-')}"
+    if name in OURS and (bundle := OURS[name].bundle) and getattr(options, bundle) is None:
+        return f"it needs --{bundle.replace('_', '-')}"
     if name == "tensorrt":
         return None if gpu() else "there is no NVIDIA GPU"
     if "openvino" in name and gpu() is not None:
@@ -126,7 +137,7 @@ def prepare(options: argparse.Namespace, names: list[str], work: Path) -> Plan:
     device = "cpu" if gpu() is None else "cuda"
     plan = Plan(names, device, work, options.checkpoint or random_checkpoint(work / "checkpoint"))
     engines, start = options.engines or work / "engines", options.start_engines or work / "demo"
-    plan.bundles = {name: getattr(options, OWN_BUNDLE.get(name, ""), engines) for name in plan.ours}
+    plan.bundles = {name: getattr(options, OURS[name].bundle or "", engines) for name in plan.ours}
     plan.start_bundle = start
     build, checkpoint = ("-m", "export", "build"), str(plan.checkpoint)
     built = [name for name, bundle in plan.bundles.items() if bundle == engines and not options.engines]

@@ -155,8 +155,34 @@ def test_every_contender_can_be_told_what_it_is(tmp_path: Path, monkeypatch: pyt
         assert [name for name in NAMES if told.case(name).get("compiled")] == ["diffusers-compile"]
 
 
+def test_a_contender_may_have_steps_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class PretendedWorker:
+        def __init__(self, *_: Any) -> None:
+            self.close = lambda: None
+
+        def ask(self, **request: Any) -> dict[str, Any]:
+            return request
+
+    monkeypatch.setattr("bench.latency.contest.Worker", PretendedWorker)
+    monkeypatch.setattr("bench.latency.plan.latent_shape", lambda _: [8, 256, 16])
+    told = Plan(list(NAMES), "cpu", tmp_path, tmp_path, dict.fromkeys(OURS, tmp_path))
+    for name, steps in (("openvino-int8", 20), ("openvino-int8-5-steps", 5)):
+        entry = contest.Entry(name, told, told.case(name))
+        assert entry.call(20)["steps"] == steps
+        assert entry.row["steps"] == steps  # which its share of the ceiling is counted with
+
+
 def options(**given: Any) -> argparse.Namespace:
-    names = ("checkpoint", "engines", "int8_engines", "tensorrt_engines", "start_engines", "contenders", "plot")
+    names = (
+        "checkpoint",
+        "engines",
+        "fp16_engines",
+        "int8_engines",
+        "tensorrt_engines",
+        "start_engines",
+        "contenders",
+        "plot",
+    )
     return argparse.Namespace(**{**dict.fromkeys(names), **given})
 
 
@@ -175,7 +201,7 @@ def test_openvino_is_left_out_beside_a_gpu(monkeypatch: pytest.MonkeyPatch) -> N
 def test_what_is_not_installed_is_left_out_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "gpu", lambda: None)
     monkeypatch.setattr(plan, "find_spec", lambda module: None if module == "diffusers" else True)
-    assert plan.check(options()) == ["openvino", "openvino-bf16", "onnxruntime", "openvino-fp32"]
+    assert plan.check(options()) == ["onnxruntime", "openvino", "openvino-fp32"]
     with pytest.raises(InputError, match="diffusers-bf16 cannot run here: diffusers not installed"):
         plan.check(options(contenders=["onnxruntime", "diffusers-bf16"]))
 
