@@ -12,7 +12,7 @@ from runtime.pipeline import AudioLDM2Pipeline
 Feeds = Mapping[str, Array]
 STEPS, SCHEDULER, GUIDANCE = 5, "DPMSolverMultistepScheduler", 3.5
 EVERY = 2  # steps of a trajectory, from the first or the second on: neighbors are alike
-LONGEST_S = 5.12  # what is recorded does not depend on how long it lasts
+LONGEST_S = 5.12  # as long as it need be: half of the published checkpoints' 10.24 s
 # Many and unlike: what attention sees depends on the text, and what it has never seen is clipped.
 PROMPTS = (
     "A low church bell rings twice",
@@ -50,7 +50,7 @@ def record(folder: Path, names: tuple[str, ...], prompts: tuple[str, ...] = PROM
     bundle = _Recorded.read(folder)
     assert isinstance(bundle, _Recorded)
     bundle.seen = {name: [] for name in names}
-    pipeline = AudioLDM2Pipeline(bundle, "cpu", backend="openvino", precision="fp32")  # pads texts: few shapes
+    pipeline = AudioLDM2Pipeline(bundle, "cpu", backend="openvino", precision="fp32")
     kept: dict[str, list[Feeds]] = {name: [] for name in names}
     audio = bundle.manifest.audio
     default_samples = audio.default_latent_height * audio.vae_scale_factor * audio.hop_samples

@@ -31,8 +31,8 @@ def quantize(
     The error is that on recorded inputs that were not calibrated with.
 
     Weights are symmetric by channel, activations asymmetric by tensor; SmoothQuant moves the outliers of activations
-    into the weights of matrix products (Xiao et al. 2022). The first and last layers stay in float, and where the
-    error is too large so do the blocks that cost the most: the rest is tried once more.
+    into the weights of matrix products (Xiao et al. 2022). FLOAT_LAYERS stay in float, and where the error is too
+    large so do the blocks that cost the most: the rest is tried once more.
     """
     model = openvino.Core().read_model(graph)
     held_out, calibration = feeds[1::HELD_OUT], [feed for i, feed in enumerate(feeds) if i % HELD_OUT != 1]
@@ -40,11 +40,13 @@ def quantize(
     kept: list[str] = []
     for _ in range(2):
         quantized = _quantized(model, calibration, kept)
-        error = _error(_outputs(quantized, held_out), expected)
+        actual = _outputs(quantized, held_out)
+        error = _error(actual, expected)
         report(f"  {name}: INT8, {len(kept)} more layers kept in float: relative error {error:.1e}")
         if error <= max_error:
             return quantized, error
-        kept = _worst_layers(quantized, held_out, expected)
+        hardest = max(range(len(held_out)), key=lambda i: _error(actual[i : i + 1], expected[i : i + 1]))
+        kept = _worst_layers(quantized, held_out[hardest], expected[hardest])
     report(f"  {name}: not quantized: the error is above {max_error:g}")
     return None
 
@@ -69,10 +71,8 @@ def _quantized(model: Any, feeds: list[Feeds], kept: list[str]) -> Any:
     )
 
 
-def _worst_layers(model: Any, feeds: Sequence[Feeds], expected: list[Any]) -> list[str]:
-    """Names of the layers of the blocks whose inputs cost the most to round, each block measured alone on one input:
-    the last, of a late step. There errors are the largest.
-    """
+def _worst_layers(model: Any, feed: Feeds, expected: Any) -> list[str]:
+    """Names of the layers of the blocks whose inputs cost the most to round, each block measured alone on one input."""
     names: dict[str, list[str]] = {}
     for layer in _layers(model):
         names.setdefault(_block(layer), []).append(layer.get_friendly_name())
@@ -81,7 +81,7 @@ def _worst_layers(model: Any, feeds: Sequence[Feeds], expected: list[Any]) -> li
         trial = model.clone()
         for port in (port for layer in _layers(trial) if _block(layer) == block for port in _rounded_inputs(layer)):
             port.replace_source_output(port.get_source_output().get_node().input_value(0))
-        errors[block] = _error(_outputs(trial, feeds[-1:]), expected[-1:])
+        errors[block] = _error(_outputs(trial, [feed]), [expected])
     worst = sorted(errors, key=lambda block: errors[block])[: max(1, round(WORST * len(errors)))]
     return [name for block in worst for name in names[block]]
 
