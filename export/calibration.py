@@ -53,8 +53,7 @@ def record(folder: Path, names: tuple[str, ...], prompts: tuple[str, ...] = PROM
     pipeline = AudioLDM2Pipeline(bundle, "cpu", backend="openvino", precision="fp32")
     kept: dict[str, list[Feeds]] = {name: [] for name in names}
     audio = bundle.manifest.audio
-    default_samples = audio.default_latent_height * audio.vae_scale_factor * audio.hop_samples
-    length_s = min(default_samples / audio.sample_rate_hz, LONGEST_S)
+    length_s = min(audio.default_latent_height * audio.row_samples / audio.sample_rate_hz, LONGEST_S)
     call = {"num_inference_steps": STEPS, "scheduler": SCHEDULER, "guidance_scale": GUIDANCE}
     for seed, prompt in enumerate(prompts):
         pipeline(prompt, **call, audio_length_in_s=length_s, seed=seed)

@@ -277,7 +277,7 @@ def engine_layers(path: Path, flavour: str) -> str | None:
 def _limits(job: Job) -> dict[str, int]:
     """Upper bounds of the axes that a component leaves open."""
     audio, options = job.checkpoint.audio(), job.target.options
-    row_s = audio.vae_scale_factor * audio.hop_samples / audio.sample_rate_hz
+    row_s = audio.row_samples / audio.sample_rate_hz
     longest_check = max(sizes.get("height", 1) for sizes in job.component.sizes)
     rows = options.max_waveforms * (1 if job.name in ONE_ROW_A_WAVEFORM else 2)
     checked_rows = max(sizes["batch"] for sizes in job.component.sizes)

@@ -136,6 +136,11 @@ class AudioSpec(_Part, frozen=True):
     vocoder_context_frames: int
 
     @property
+    def row_samples(self) -> int:
+        """Samples of one latent row."""
+        return self.vae_scale_factor * self.hop_samples
+
+    @property
     def latent_width(self) -> int:
         """Width of the latents: mel bins by the VAE's scale factor."""
         return self.mel_bins // self.vae_scale_factor

@@ -38,7 +38,7 @@ def check_memory(
         middle = (low + high) // 2
         low, high = (middle, high) if peak(middle) <= available_bytes else (low, middle)
     audio = manifest.audio
-    seconds = audio.hop_samples * audio.vae_scale_factor / audio.sample_rate_hz
+    seconds = audio.row_samples / audio.sample_rate_hz
     fits = f"about {low * seconds:.1f} s fit" if low else "not even the shortest fits"
     raise InputError(
         f"{request.rows} waveforms of {height * seconds:.1f} s need about {needed / 2**30:.1f} GiB, "

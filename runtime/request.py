@@ -272,14 +272,14 @@ def _integer(name: str, value: Any) -> int:
 
 def _samples(audio: AudioSpec, duration_s: float | None) -> int:
     if duration_s is None:
-        return audio.default_latent_height * audio.vae_scale_factor * audio.hop_samples
-    shortest = audio.hop_samples * audio.vae_scale_factor / audio.sample_rate_hz
+        return audio.default_latent_height * audio.row_samples
+    shortest = audio.row_samples / audio.sample_rate_hz
     return int(_number("audio_length_in_s", duration_s, shortest, LONGEST_S) * audio.sample_rate_hz)
 
 
 def _latent_shape(audio: AudioSpec, rows: int, samples: int) -> tuple[int, int, int, int]:
     """Latents that cover all the samples: the reference rounds down to mel frames first and may return less audio."""
-    height = -(-samples // (audio.hop_samples * audio.vae_scale_factor))
+    height = -(-samples // audio.row_samples)
     return (rows, audio.latent_channels, height, audio.latent_width)
 
 

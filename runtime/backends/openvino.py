@@ -38,7 +38,7 @@ def load(
     device: Device,
     built_for: BuiltFor | None,  # noqa: ARG001  a graph is built for nothing in particular
 ) -> "OpenVinoEngine":
-    """Open an `.onnx` file.
+    """Open an `.onnx` file, or an `.xml` in OpenVINO's format.
 
     Raises EngineError for a file that OpenVINO refuses, one whose tensors are not those of the specs, or a precision
     that this CPU lacks.
