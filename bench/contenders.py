@@ -11,10 +11,10 @@ import torch
 from bench.judge import Floats
 from export.demo.training.mel import log_mel
 from runtime import AudioLDM2Pipeline
-from runtime.bundle import Bundle, OpenEngines
-from runtime.conditioning import PromptEncoder, TextTokenizer
+from runtime.bundle import Bundle, OpenEngines, open_bundle_device
 from runtime.errors import InputError
-from runtime.scoring import cosine_scores, log_mels
+from runtime.sound.scoring import cosine_scores, log_mels
+from runtime.text.conditioning import PromptEncoder, TextTokenizer
 
 ROWS = 8  # waveforms at once
 
@@ -56,7 +56,7 @@ class Ours:
             raise InputError(f"{engines} is a speech checkpoint's: the captions are for one that makes sounds")
         self.pipeline = AudioLDM2Pipeline(bundle)
         self.sample_rate_hz = bundle.manifest.audio.sample_rate_hz
-        self._extractor, self._device = bundle.manifest.feature_extractor, bundle.open_device("auto")
+        self._extractor, self._device = bundle.manifest.feature_extractor, open_bundle_device(bundle)
         self._engines = OpenEngines(bundle, self._device)
         tokenizers = {name: TextTokenizer(bundle.path(t.file), t) for name, t in bundle.manifest.tokenizers.items()}
         self._encoder = PromptEncoder(self._engines, tokenizers, self._device)

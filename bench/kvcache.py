@@ -17,8 +17,8 @@ from export.components import COMPONENTS
 from export.demo import write_checkpoint
 from export.onnx import export_onnx
 from export.parity import relative_error
-from runtime.conditioning import PromptEncoder
-from runtime.engine import Array, Engine, load_engine
+from runtime.backends.engine import Array, Engine, load_engine
+from runtime.text.conditioning import PromptEncoder
 
 
 def run(new_tokens: int, length: int) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from typing import Any
 from bench.processes import status_gib
 from bench.rivals import load_reference
 from runtime import AudioLDM2Pipeline, InputError
+from runtime.backends.host_memory import free_memory_bytes
 from runtime.bundle import Bundle
-from runtime.memory import free_memory_bytes, peak_bytes
+from runtime.memory import peak_bytes
 from runtime.request import check_request
 
 GIB = 2**30

@@ -14,7 +14,7 @@ from export.components import COMPONENTS
 from export.demo import write_checkpoint
 from export.onnx import export_onnx
 from export.parity import relative_error
-from runtime.engine import load_engine
+from runtime.backends.engine import load_engine
 
 TOKENS = 14  # of an average prompt
 

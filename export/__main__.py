@@ -7,7 +7,8 @@ import sys
 import traceback
 from pathlib import Path
 
-from runtime.bundle import ENGINES_FOLDER, Bundle
+from runtime.bundle import Bundle
+from runtime.bundle.choice import ENGINES_FOLDER
 from runtime.errors import AudioLDM2Error
 
 BACKENDS = ("onnx", "openvino", "tensorrt", "tensorrt-rtx")

@@ -24,10 +24,9 @@ from export.parity import check_parity
 from export.precision import convert, read_model
 from export.staging import staged
 from export.target import QUANTIZED, Job, Target, build_keys
-from runtime.bundle import Bundle
-from runtime.engine import TensorSpec
-from runtime.errors import BundleError
-from runtime.manifest import (
+from runtime.backends.specs import TensorSpec
+from runtime.bundle import Bundle, open_bundle_device
+from runtime.bundle.manifest import (
     MANIFEST,
     SCHEMA,
     CheckpointSpec,
@@ -39,6 +38,7 @@ from runtime.manifest import (
     describe_file,
     write_manifest,
 )
+from runtime.errors import BundleError
 
 DEMO = "demo"
 MAKERS = {  # backend: the module that makes its engines, by a function `make_engine(job)`
@@ -116,7 +116,7 @@ def verify(bundle: Bundle, checkpoint: Checkpoint, report: Report = print) -> No
             f"{checkpoint.id}: its weights are not those that {bundle.folder} was built from; "
             f"rebuild: {bundle.rebuild_command}"
         )
-    device = bundle.open_device(precision="auto" if bundle.needs_gpu() else "fp32")
+    device = open_bundle_device(bundle, precision="auto" if bundle.needs_gpu() else "fp32")
     if missing := COMPONENTS.keys() - bundle.manifest.engines.keys():
         raise BundleError(f"{bundle.folder} has no {', '.join(missing)}; rebuild: {bundle.rebuild_command}")
     for name, make in COMPONENTS.items():

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from runtime.backends.device import Array, Device
+from runtime.backends.engine import Engine
 from runtime.bundle import Bundle
-from runtime.device import Array, Device
-from runtime.engine import Engine
 from runtime.pipeline import AudioLDM2Pipeline
 
 Feeds = Mapping[str, Array]

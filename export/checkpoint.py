@@ -23,9 +23,9 @@ from transformers.tokenization_utils_base import LARGE_INTEGER
 
 from export.errors import CheckpointError
 from export.receptive_field import vocoder_context_frames
-from runtime.manifest import AudioSpec, FeatureExtractorSpec, describe_file
-from runtime.schedulers import scheduler_names
-from runtime.speech import AddedToken, Vocabulary
+from runtime.bundle.manifest import AudioSpec, FeatureExtractorSpec, describe_file
+from runtime.diffusion.schedulers import scheduler_names
+from runtime.text.speech import AddedToken, Vocabulary
 
 # What each part may be, by the class names of `model_index.json`, and the class that loads it. The language model's
 # head is never used, and published checkpoints name GPT2Model: both load as the trunk.
@@ -59,7 +59,7 @@ class TokenizerInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class SpeechInfo:
-    """The fields of `runtime.manifest.SpeechSpec`, with the vocabulary in its file's place."""
+    """The fields of `runtime.bundle.manifest.SpeechSpec`, with the vocabulary in its file's place."""
 
     vocabulary: Vocabulary
     max_length: int

@@ -5,8 +5,8 @@ import shutil
 from export.activation import activation_bytes
 from export.parity import TOLERANCE, check_parity
 from export.target import Job
-from runtime.engine import load_engine
-from runtime.manifest import EngineSpec, describe_file
+from runtime.backends.engine import load_engine
+from runtime.bundle.manifest import EngineSpec, describe_file
 
 
 def make_engine(job: Job) -> EngineSpec:

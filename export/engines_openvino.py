@@ -12,9 +12,9 @@ from openvino import opset13 as opset
 from export.activation import activation_bytes
 from export.parity import TOLERANCE, check_parity
 from export.target import Job
-from runtime.device import HostDevice
-from runtime.engine import load_engine
-from runtime.manifest import EngineSpec, ParityCheck, describe_file
+from runtime.backends.device import HostDevice
+from runtime.backends.engine import load_engine
+from runtime.bundle.manifest import EngineSpec, ParityCheck, describe_file
 
 SMALL = 1024  # elements: frequencies and biases, not weights
 

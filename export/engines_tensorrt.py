@@ -19,10 +19,11 @@ from export.errors import BuildError
 from export.islands import emulated
 from export.parity import TOLERANCE, check_parity
 from export.target import Job, Target, TensorRTOptions
+from runtime.backends.engine import Engine, load_engine
+from runtime.backends.open_device import usable_gpu
+from runtime.backends.specs import BuiltFor, ShapeProfile, TensorSpec
 from runtime.backends.tensorrt import Logger, gpu_capability, library
-from runtime.device import usable_gpu
-from runtime.engine import BuiltFor, Engine, ShapeProfile, TensorSpec, load_engine
-from runtime.manifest import EngineSpec, describe_file
+from runtime.bundle.manifest import EngineSpec, describe_file
 
 log = logging.getLogger(__name__)
 

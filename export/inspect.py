@@ -5,9 +5,9 @@ from collections import Counter
 from pathlib import Path
 
 from export.errors import BuildError
+from runtime.backends.specs import BuiltFor, TensorSpec
 from runtime.bundle import Bundle
-from runtime.engine import BuiltFor, TensorSpec
-from runtime.manifest import Island
+from runtime.bundle.manifest import Island
 
 
 def describe(bundle: Bundle) -> str:

@@ -14,9 +14,9 @@ from export.components import Component
 from export.onnx import save
 from export.parity import compare
 from export.precision import convert, matches
+from runtime.backends.engine import Engine
 from runtime.backends.onnxruntime import OrtEngine
-from runtime.engine import Engine
-from runtime.manifest import Island
+from runtime.bundle.manifest import Island
 
 
 @contextmanager

@@ -8,9 +8,9 @@ import torch
 
 from export.components import Component
 from export.errors import BuildError
-from runtime.device import Device, HostDevice
-from runtime.engine import Engine
-from runtime.manifest import ParityCheck
+from runtime.backends.device import Device, HostDevice
+from runtime.backends.engine import Engine
+from runtime.bundle.manifest import ParityCheck
 
 # An FP16 step rounds to 5e-4, one of BF16 to 4e-3; what a deep graph makes of that is measured, these are its bounds.
 TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 6e-2}

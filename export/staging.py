@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from export.errors import BuildError
-from runtime.manifest import MANIFEST
+from runtime.bundle.manifest import MANIFEST
 
 
 @contextmanager

@@ -15,8 +15,8 @@ from export.checkpoint import Checkpoint
 from export.components import COMPONENTS, Component
 from export.errors import BuildError
 from export.precision import PRECISIONS
-from runtime.device import Array
-from runtime.engine import TensorSpec
+from runtime.backends.device import Array
+from runtime.backends.specs import TensorSpec
 from runtime.errors import MissingDependencyError
 
 PACKAGES = ("trt-audioldm2", "torch", "diffusers", "transformers", "onnxruntime", "onnxruntime-gpu")

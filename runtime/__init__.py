@@ -5,16 +5,9 @@
 >>> audio = pipe("The sound of a hammer hitting a wooden surface.", seed=0).audios[0]
 """
 
-from runtime.errors import (
-    AudioLDM2Error,
-    BundleError,
-    EngineError,
-    InputError,
-    MissingDependencyError,
-    NumericsError,
-)
+from runtime.arguments import Arguments, StopDenoising
+from runtime.errors import AudioLDM2Error, BundleError, EngineError, InputError, MissingDependencyError, NumericsError
 from runtime.pipeline import AudioLDM2Pipeline, AudioOutput
-from runtime.request import Arguments, StopDenoising
 
 __all__ = [
     "Arguments",

@@ -10,10 +10,10 @@ from typing import Any
 
 import msgspec
 
-from runtime.audio import check_output, write_audio
 from runtime.errors import AudioLDM2Error, InputError
 from runtime.pipeline import AudioLDM2Pipeline
-from runtime.plot import plot_spectrogram
+from runtime.sound.files import check_output, write_audio
+from runtime.sound.plot import plot_spectrogram
 
 DEFAULT_PATTERN = "output-{index:04d}.wav"
 _SLUG_LENGTH = 40

@@ -122,7 +122,7 @@ def _run(options: argparse.Namespace) -> int:
         if value < 1:
             raise InputError(f"{flag} has to be at least 1, got {value}")
     if options.plot:
-        from runtime.plot import check_plot
+        from runtime.sound.plot import check_plot
 
         check_plot()
     folder = partial(find_bundle, options.engines, os.environ, options.device)
@@ -132,8 +132,8 @@ def _run(options: argparse.Namespace) -> int:
 def _run_one(options: argparse.Namespace, folder: Callable[[], Path]) -> int:
     from tqdm import tqdm
 
-    from runtime.audio import check_output, write_audio
     from runtime.pipeline import AudioLDM2Pipeline
+    from runtime.sound.files import check_output, write_audio
 
     output = Path(options.output or "output.wav")
     check_output(output, as_float=options.float)
@@ -216,7 +216,7 @@ def _run_many(options: argparse.Namespace, folder: Callable[[], Path]) -> int:
 def _plot(options: argparse.Namespace, audio: Any, sample_rate_hz: int, output: Path) -> Path | None:
     if not options.plot:
         return None
-    from runtime.plot import plot_spectrogram
+    from runtime.sound.plot import plot_spectrogram
 
     picture = output.with_suffix(".png")
     plot_spectrogram(audio, sample_rate_hz, picture, options.prompt)

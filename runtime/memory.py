@@ -1,12 +1,11 @@
 """Refusing a call that cannot fit in memory before it starts, with the longest duration that can."""
 
 from functools import partial
-from pathlib import Path
 
+from runtime.bundle.manifest import Manifest
 from runtime.errors import InputError
-from runtime.manifest import Manifest
 from runtime.request import Request
-from runtime.vocode import WINDOW_FRAMES
+from runtime.sound.vocode import WINDOW_FRAMES
 
 
 def check_memory(
@@ -63,18 +62,3 @@ def peak_bytes(manifest: Manifest, request: Request, height: int, *, low_memory:
         weights = sum(file.size_bytes for file in spec.files) if low_memory else 0
         peaks.append(weights + rows.get(name, request.rows) * row)
     return max(peaks, default=0.0)
-
-
-def free_memory_bytes() -> int | None:
-    """Bytes that this process may still take: the kernel's estimate and the cgroup's limit; None if unknown."""
-    found = []
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-        group = Path("/sys/fs/cgroup")
-        limit = (group / "memory.max").read_text().strip()
-        if limit != "max":
-            found.append(int(limit) - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):
-        pass  # another system, or no cgroup v2: what was found so far counts
-    return min(found, default=None)

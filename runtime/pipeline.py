@@ -9,19 +9,21 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from runtime.bundle import BACKEND_VARIABLE, Bundle, OpenEngines
-from runtime.conditioning import Conditioning, PromptEncoder, TextTokenizer
-from runtime.denoise import Denoiser
-from runtime.device import Array, Device
+from runtime.arguments import Arguments, StopDenoising
+from runtime.backends.device import Array, Device
+from runtime.backends.graphs import Graphs
+from runtime.bundle import Bundle, OpenEngines, choose_backend, open_bundle_device
+from runtime.bundle.choice import BACKEND_VARIABLE
+from runtime.diffusion.denoise import Denoiser
+from runtime.diffusion.noise import SeededNoise
+from runtime.diffusion.schedulers import Plan, make_plan
 from runtime.errors import MissingDependencyError, NumericsError
-from runtime.graphs import Graphs
 from runtime.memory import check_memory
-from runtime.noise import SeededNoise
-from runtime.request import Arguments, Request, StopDenoising, check_request
-from runtime.schedulers import Plan, make_plan
-from runtime.scoring import cosine_scores, log_mels
-from runtime.speech import VitsTokenizer
-from runtime.vocode import vocode
+from runtime.request import Request, check_request
+from runtime.sound.scoring import cosine_scores, log_mels
+from runtime.sound.vocode import vocode
+from runtime.text.conditioning import Conditioning, PromptEncoder, TextTokenizer
+from runtime.text.speech import VitsTokenizer
 
 TEXT_STAGE = ("text_encoder", "text_encoder_2", "projection_model", "language_model")
 CACHE_STAGE = ("unet_shallow",)
@@ -55,9 +57,9 @@ class AudioLDM2Pipeline:
     ) -> None:
         self._bundle, self._audio = bundle, bundle.manifest.audio
         self._low_memory, self._vae_slicing = low_memory, vae_slicing
-        self._device = bundle.open_device(device, precision)
+        self._device = open_bundle_device(bundle, device, precision)
         preferred = None if bundle.needs_gpu() else os.environ.get(BACKEND_VARIABLE)  # compiled engines have no choice
-        chosen = bundle.backend_on(self._device, backend or preferred or "auto")
+        chosen = choose_backend(bundle, self._device, backend or preferred or "auto")
         self._engines = OpenEngines(bundle, self._device, backend=chosen, one_at_a_time=low_memory)
         tokenizers = {name: TextTokenizer(bundle.path(t.file), t) for name, t in bundle.manifest.tokenizers.items()}
         speech = bundle.manifest.speech

@@ -18,7 +18,7 @@ import numpy as np
 from bench.latency.contenders import Contender, import_for, open_contender
 from bench.processes import answer_requests, status_gib
 from bench.rivals import prompts
-from runtime.audio import write_audio
+from runtime.sound.files import write_audio
 
 
 def serve(case: dict[str, Any], requests: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -21,7 +21,7 @@ from bench.latency.plan import EXACT, OURS, Plan, check, has_base_size, prepare,
 from bench.processes import ProcessError, Worker
 from bench.report import spread
 from bench.rivals import compare
-from runtime.memory import free_memory_bytes
+from runtime.backends.host_memory import free_memory_bytes
 
 CEILING = "ceiling"
 SETTLE_S = 0.5  # idle threads of whoever ran before spin for up to 0.2 s

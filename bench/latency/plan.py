@@ -12,9 +12,9 @@ from bench.configs import BASE
 from bench.processes import run_python
 from bench.report import gpu
 from bench.rivals import random_checkpoint
+from runtime.bundle.manifest import MANIFEST
 from runtime.errors import InputError
-from runtime.manifest import MANIFEST
-from runtime.plot import check_plot
+from runtime.sound.plot import check_plot
 
 EXACT = "diffusers-fp32"  # what all are compared with
 SWAPPED = "diffusers-openvino"

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from runtime.engine import TensorSpec
+from runtime.backends.specs import TensorSpec
 
 Sizes = dict[str, int]
 Tensors = dict[str, torch.Tensor]

@@ -6,7 +6,7 @@ from transformers import SpeechT5HifiGan
 
 from export.checkpoint import Checkpoint
 from export.components.component import Component, Sizes, Tensors, normal, tensor
-from runtime.vocode import WINDOW_FRAMES
+from runtime.sound.vocode import WINDOW_FRAMES
 
 
 class _Vocoder(torch.nn.Module):

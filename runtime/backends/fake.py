@@ -1,19 +1,12 @@
 """An engine made of a Python function: for tests, and for trying a pipeline without building one."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 
-from runtime.device import Array
-from runtime.engine import TensorSpec, check_feeds
-from runtime.errors import EngineError
-
-
-def load(path: Path, *_: object) -> "FakeEngine":
-    """A fake has no file: this raises EngineError. Construct FakeEngine instead."""
-    raise EngineError(f"{path.name}: the fake backend has no files; construct runtime.backends.fake.FakeEngine")
+from runtime.backends.device import Array
+from runtime.backends.specs import TensorSpec, check_feeds
 
 
 class FakeEngine:

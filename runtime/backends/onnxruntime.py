@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from runtime.device import Array, Device
-from runtime.engine import BuiltFor, TensorSpec, check_feeds, check_names
+from runtime.backends.device import Array, Device
+from runtime.backends.specs import BuiltFor, TensorSpec, check_feeds, check_names
 from runtime.errors import EngineError, MissingDependencyError
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"

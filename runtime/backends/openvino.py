@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from runtime.backends._cache import cache_folder
-from runtime.device import Array, Device
-from runtime.engine import BuiltFor, TensorSpec, check_feeds, check_names
+from runtime.backends.cache import cache_folder
+from runtime.backends.device import Array, Device
+from runtime.backends.specs import BuiltFor, TensorSpec, check_feeds, check_names
 from runtime.errors import EngineError, MissingDependencyError
 
 # Engines that grow with the audio are compiled for each size in use: they are faster so. Lengths of texts stay open,

@@ -9,9 +9,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from runtime.backends._cache import cache_folder
-from runtime.device import Array, Device, usable_gpu
-from runtime.engine import BuiltFor, ShapeProfile, TensorSpec, check_feeds
+from runtime.backends.cache import cache_folder
+from runtime.backends.device import Array, Device
+from runtime.backends.open_device import usable_gpu
+from runtime.backends.specs import BuiltFor, ShapeProfile, TensorSpec, check_feeds
 from runtime.errors import EngineError, IncompatibleEngineError, MissingDependencyError
 
 log = logging.getLogger(__name__)

@@ -17,8 +17,8 @@ from export.errors import BuildError, CheckpointError
 from export.onnx import export_onnx
 from export.parity import check_parity
 from runtime import AudioLDM2Pipeline
+from runtime.backends.engine import load_engine
 from runtime.bundle import Bundle
-from runtime.engine import load_engine
 from runtime.errors import AudioLDM2Error
 
 

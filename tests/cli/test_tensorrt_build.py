@@ -117,7 +117,7 @@ def test_the_cpu_bundle_is_chosen_without_a_gpu(
     shutil.copytree(built, "engines/rtx")
     shutil.copytree(bundle(NAME), "engines/onnx")
     assert find_bundle(None, {}) == Path("engines/onnx")
-    monkeypatch.setattr("runtime.bundle.usable_gpu", object)
+    monkeypatch.setattr("runtime.bundle.choice.usable_gpu", object)
     assert find_bundle(None, {}) == Path("engines/rtx")
     assert find_bundle(None, {}, "cpu") == Path("engines/onnx")
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from diffusers.utils import torch_utils
 
-from runtime.noise import TorchGenerator
-from runtime.schedulers import Plan, State, advance, make_plan, model_input
+from runtime.diffusion.noise import TorchGenerator
+from runtime.diffusion.schedulers import Plan, State, advance, make_plan, model_input
 
 SHAPE = (2, 3, 4, 16)  # rows, channels, time, mel
 _SQRT = torch.sqrt

@@ -18,9 +18,9 @@ from export.parity import relative_error
 from runtime import AudioLDM2Pipeline, BundleError, InputError
 from runtime.backends.onnxruntime import OrtEngine
 from runtime.bundle import Bundle
+from runtime.bundle.manifest import write_manifest
 from runtime.cli import main
-from runtime.manifest import write_manifest
-from runtime.schedulers import scheduler_names
+from runtime.diffusion.schedulers import scheduler_names
 from tests.checkpoints import SMALL, SPEECH
 from tests.unit.helpers import raises_line
 

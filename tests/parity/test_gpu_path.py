@@ -14,10 +14,10 @@ import pytest
 from export.parity import relative_error
 from runtime import AudioLDM2Pipeline, EngineError, NumericsError
 from runtime.backends.onnxruntime import OrtCudaEngine
+from runtime.backends.specs import BuiltFor
 from runtime.bundle import Bundle
-from runtime.engine import BuiltFor
-from runtime.manifest import describe_file, write_manifest
-from runtime.schedulers import scheduler_names
+from runtime.bundle.manifest import describe_file, write_manifest
+from runtime.diffusion.schedulers import scheduler_names
 from tests.fake_cupy import FakeCupy
 from tests.fake_tensorrt import BoundSession, FakeTensorRT
 

@@ -18,7 +18,7 @@ from export.components.upsample import FoldedUpsample
 from export.parity import relative_error
 from runtime import AudioLDM2Pipeline
 from runtime.bundle import Bundle, OpenEngines
-from runtime.vocode import WINDOW_FRAMES, vocode
+from runtime.sound.vocode import WINDOW_FRAMES, vocode
 
 EXACT = 1e-6
 COMMON: dict[str, Any] = {"prompt": "rain falls on a tin roof", "num_inference_steps": 2, "seed": 3}

@@ -11,8 +11,8 @@ import pytest
 from export.parity import relative_error
 from runtime import AudioLDM2Pipeline, InputError
 from runtime.backends import openvino as backend
-from runtime.bundle import Bundle
-from runtime.device import HostDevice
+from runtime.backends.device import HostDevice
+from runtime.bundle import Bundle, choose_backend
 from runtime.errors import EngineError
 from tests.checkpoints import SMALL
 from tests.unit.helpers import raises_line
@@ -142,14 +142,14 @@ def test_programs_are_kept_on_disk_within_bounds(
 
 def test_who_chooses(bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     read = Bundle.read(bundle("plain"))
-    assert read.backend_on(HostDevice(), "auto") == "openvino"
-    monkeypatch.setattr("runtime.bundle.find_spec", lambda _: None)
-    assert read.backend_on(HostDevice(), "auto") is None
+    assert choose_backend(read, HostDevice(), "auto") == "openvino"
+    monkeypatch.setattr("runtime.bundle.choice.find_spec", lambda _: None)
+    assert choose_backend(read, HostDevice(), "auto") is None
     assert AudioLDM2Pipeline.from_pretrained(bundle("plain"), "cpu").label == "onnxruntime"
     monkeypatch.setenv("TRT_AUDIOLDM2_BACKEND", "openvino")
     assert AudioLDM2Pipeline.from_pretrained(bundle("plain"), "cpu", precision="fp32").label == "openvino fp32"
     with raises_line(InputError, "unknown backend 'tensorflow'", "auto, onnxruntime, openvino"):
-        read.backend_on(HostDevice(), "tensorflow")
+        choose_backend(read, HostDevice(), "tensorflow")
     with raises_line(InputError, "unknown precision 'int4'", "auto, fp32, bf16"):
         AudioLDM2Pipeline.from_pretrained(bundle("plain"), "cpu", precision="int4")
     pipe = AudioLDM2Pipeline.from_pretrained(bundle("plain"), "cpu", backend="onnxruntime", precision="bf16")

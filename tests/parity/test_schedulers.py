@@ -24,9 +24,9 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from runtime.diffusion.noise import TorchGenerator
+from runtime.diffusion.schedulers import State, advance, make_plan, scheduler_names
 from runtime.errors import InputError
-from runtime.noise import TorchGenerator
-from runtime.schedulers import State, advance, make_plan, scheduler_names
 from tests.parity import scheduler_reference as harness
 
 BAR = 1e-5

@@ -21,7 +21,7 @@ from runtime import AudioLDM2Pipeline
 from runtime.bundle import Bundle
 from runtime.cli import main as cli
 from runtime.errors import InputError, MissingDependencyError
-from runtime.speech import VitsTokenizer as OurTokenizer
+from runtime.text.speech import VitsTokenizer as OurTokenizer
 from tests.checkpoints import SPEECH
 from tests.parity.test_pipeline import AUDIBLE, SEEN, random_text, run_reference
 from tests.unit.helpers import raises_line
@@ -221,7 +221,7 @@ def test_a_long_transcription_is_cut_as_the_reference_cuts_it(
     expected = run_reference(reference(name), seed, **common)
     caplog.clear()
     assert relative_error(pipe(seed=seed, **common).audios, expected) <= SEEN
-    cut = [record.getMessage() for record in caplog.records if record.name == "runtime.speech"]
+    cut = [record.getMessage() for record in caplog.records if record.name == "runtime.text.speech"]
     assert len(cut) == 1
     limit = SPEECH[name]["vits_tokenizer"]["model_max_length"]
     assert cut[0].startswith(f"the transcription is cut at {limit} tokens; dropped: '")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.manifest import AudioSpec, FeatureExtractorSpec
+from runtime.bundle.manifest import AudioSpec, FeatureExtractorSpec
 
 ROOT = Path(__file__).parents[2]
 

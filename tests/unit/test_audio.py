@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from runtime.audio import check_output, write_audio
 from runtime.errors import InputError
+from runtime.sound.files import check_output, write_audio
 from tests.unit.helpers import raises_line
 
 RATE_HZ = 16_000

@@ -9,11 +9,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from runtime.bundle import ENGINES_VARIABLE, Bundle, OpenEngines, find_bundle
-from runtime.device import Device, HostDevice
-from runtime.engine import TensorSpec
-from runtime.errors import BundleError, EngineError
-from runtime.manifest import (
+from runtime.backends.device import Device, HostDevice
+from runtime.backends.specs import TensorSpec
+from runtime.bundle import Bundle, OpenEngines, find_bundle
+from runtime.bundle.choice import ENGINES_VARIABLE
+from runtime.bundle.manifest import (
     MANIFEST,
     SCHEMA,
     CheckpointSpec,
@@ -26,6 +26,7 @@ from runtime.manifest import (
     describe_file,
     write_manifest,
 )
+from runtime.errors import BundleError, EngineError
 from tests.unit.helpers import AUDIO, EXTRACTOR, raises_line
 
 BUILD = "python -m export build --checkpoint"
@@ -274,7 +275,7 @@ def test_engines_are_opened_once_and_closed(folder: Path, monkeypatch: pytest.Mo
         loads.append((path.name, device.name))
         return Opened()
 
-    monkeypatch.setattr("runtime.bundle.load_engine", load)
+    monkeypatch.setattr("runtime.bundle.bundle.load_engine", load)
     engines = OpenEngines(Bundle.read(folder), HostDevice())
     assert list(engines) == ["unet", "vocoder"]
     assert len(engines) == 2
@@ -290,7 +291,7 @@ def test_engines_are_opened_once_and_closed(folder: Path, monkeypatch: pytest.Mo
 
 
 def test_one_engine_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runtime.bundle.load_engine", lambda *_, **__: Opened())
+    monkeypatch.setattr("runtime.bundle.bundle.load_engine", lambda *_, **__: Opened())
     engines = OpenEngines(Bundle.read(folder), HostDevice(), one_at_a_time=True)
     engines.open("unet", "vocoder")
     assert engines.loading_s == 0.0
@@ -308,7 +309,7 @@ def test_one_engine_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_engines_outlive_their_stage_otherwise(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runtime.bundle.load_engine", lambda *_, **__: Opened())
+    monkeypatch.setattr("runtime.bundle.bundle.load_engine", lambda *_, **__: Opened())
     engines = OpenEngines(Bundle.read(folder), HostDevice())
     unet: Any = engines["unet"]
     engines.end_stage()
@@ -373,7 +374,7 @@ def test_engines_are_loaded_side_by_side(folder: Path, monkeypatch: pytest.Monke
         both.wait()
         return Opened()
 
-    monkeypatch.setattr("runtime.bundle.load_engine", load)
+    monkeypatch.setattr("runtime.bundle.bundle.load_engine", load)
     engines = OpenEngines(Bundle.read(folder), HostDevice())
     engines.open("unet", "vocoder")
     assert engines["unet"] is not engines["vocoder"]

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from runtime.backends.fake import FakeEngine
-from runtime.conditioning import Conditioning
-from runtime.denoise import TOKEN_MULTIPLE, padded
-from runtime.engine import TensorSpec
+from runtime.backends.specs import TensorSpec
+from runtime.diffusion.denoise import TOKEN_MULTIPLE, padded
+from runtime.text.conditioning import Conditioning
 
 
 def unet(most: int | None, *, sees_tokens: bool = True) -> FakeEngine:

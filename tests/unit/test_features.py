@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from runtime.backends.device import Array
 from runtime.backends.fake import FakeEngine
-from runtime.device import Array
-from runtime.engine import TensorSpec
-from runtime.features import CachedUNet
+from runtime.backends.specs import TensorSpec
+from runtime.diffusion.feature_cache import CachedUNet
 
 
 def rows_of(axis: str) -> TensorSpec:

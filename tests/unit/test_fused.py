@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime.schedulers import Plan, State, Step, advance, make_plan, model_input, scheduler_names
-from runtime.schedulers.fused import FusedSteps, can_fuse, noisy_steps, table
-from runtime.schedulers.plan import Bound, Weights
+from runtime.diffusion.schedulers import Plan, State, Step, advance, make_plan, model_input, scheduler_names
+from runtime.diffusion.schedulers.fused import FusedSteps, can_fuse, noisy_steps, table
+from runtime.diffusion.schedulers.plan import Bound, Weights
 from tests.host_cuda import Host
 from tests.unit.helpers import raises_line
 

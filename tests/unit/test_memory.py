@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
+from runtime.arguments import Arguments
 from runtime.errors import InputError
 from runtime.memory import check_memory, peak_bytes
-from runtime.request import Arguments, Request, check_request
-from runtime.vocode import WINDOW_FRAMES
+from runtime.request import Request, check_request
+from runtime.sound.vocode import WINDOW_FRAMES
 from tests.unit.helpers import AUDIO, raises_line
 from tests.unit.test_bundle import make_bundle
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
+from runtime.diffusion.noise import SeededNoise, TorchGenerator
 from runtime.errors import InputError
-from runtime.noise import SeededNoise, TorchGenerator
 from tests.unit.helpers import raises_line
 
 SHAPES = [(1, 8, 256, 16), (2, 3, 5, 7), (16,), (17,)]  # 210 and 17 are no multiples of torch's block of 16

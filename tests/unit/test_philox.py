@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from runtime.diffusion.noise import SeededNoise, TorchGenerator
+from runtime.diffusion.philox import PhiloxGenerator, philox4x32
 from runtime.errors import InputError
-from runtime.noise import SeededNoise, TorchGenerator
-from runtime.philox import PhiloxGenerator, philox4x32
 from tests.unit.helpers import raises_line
 
 # `kat_vectors` of Random123, philox4x32 with 10 rounds: counter, key, words

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from runtime.errors import MissingDependencyError
-from runtime.mel import hz_to_mel
-from runtime.plot import MEL_BINS, MOST_COLUMNS, check_plot, mel_levels_db, plot_spectrogram
+from runtime.sound.mel import hz_to_mel
+from runtime.sound.plot import MEL_BINS, MOST_COLUMNS, check_plot, mel_levels_db, plot_spectrogram
 
 RATE_HZ = 16_000
 

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from runtime.arguments import Arguments
+from runtime.bundle.manifest import AudioSpec
 from runtime.errors import InputError
-from runtime.manifest import AudioSpec
-from runtime.request import Arguments, Request, check_request
+from runtime.request import Request, check_request
 from tests.unit.helpers import AUDIO, raises_line
 
 DEFAULTS: dict[str, Any] = {

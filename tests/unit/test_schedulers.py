@@ -9,13 +9,13 @@ import scipy.stats
 import torch
 from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr as their_rescaling
 
+from runtime.diffusion.schedulers import Plan, State, Step, advance, make_plan, scheduler_names
+from runtime.diffusion.schedulers.beta import symmetric_beta_ppf
+from runtime.diffusion.schedulers.deis import integrals
+from runtime.diffusion.schedulers.lms import adams_bashforth
+from runtime.diffusion.schedulers.noise_schedule import linspace, rescale_zero_terminal_snr
+from runtime.diffusion.schedulers.plan import OUTPUT, PREDICTION, SAMPLE, SAVED, Bound, Weights, past
 from runtime.errors import InputError
-from runtime.schedulers import Plan, State, Step, advance, make_plan, scheduler_names
-from runtime.schedulers.beta import symmetric_beta_ppf
-from runtime.schedulers.deis import integrals
-from runtime.schedulers.lms import adams_bashforth
-from runtime.schedulers.noise_schedule import linspace, rescale_zero_terminal_snr
-from runtime.schedulers.plan import OUTPUT, PREDICTION, SAMPLE, SAVED, Bound, Weights, past
 
 
 def test_beta_quantiles() -> None:

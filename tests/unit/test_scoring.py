@@ -5,8 +5,8 @@ import numpy.typing as npt
 import pytest
 from transformers import ClapFeatureExtractor
 
-from runtime.manifest import FeatureExtractorSpec
-from runtime.scoring import cosine_scores, log_mel, log_mels, resample
+from runtime.bundle.manifest import FeatureExtractorSpec
+from runtime.sound.scoring import cosine_scores, log_mel, log_mels, resample
 from tests.unit.helpers import EXTRACTOR
 
 OTHER = FeatureExtractorSpec(

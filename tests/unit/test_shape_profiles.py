@@ -5,8 +5,8 @@ import pytest
 from export.engines_tensorrt import bounded, shape_profiles
 from export.errors import BuildError
 from export.target import Target, TensorRTOptions
+from runtime.backends.specs import BuiltFor, TensorSpec
 from runtime.backends.tensorrt import refusal
-from runtime.engine import BuiltFor, TensorSpec
 from tests.unit.helpers import raises_line
 
 SPECS = {

@@ -6,7 +6,7 @@ import pytest
 
 from export.errors import BuildError
 from export.staging import staged
-from runtime.manifest import MANIFEST
+from runtime.bundle.manifest import MANIFEST
 from tests.unit.helpers import ROOT, raises_line
 
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from export.parity import relative_error
+from runtime.backends.engine import Array
 from runtime.backends.fake import FakeEngine
-from runtime.engine import Array, TensorSpec
+from runtime.backends.specs import TensorSpec
+from runtime.bundle.manifest import AudioSpec
 from runtime.errors import NumericsError
-from runtime.manifest import AudioSpec
-from runtime.vocode import WINDOW_FRAMES, vocode
+from runtime.sound.vocode import WINDOW_FRAMES, vocode
 from tests.unit.helpers import AUDIO
 
 EXTRA = 32  # samples beyond `hop` a frame, as the published vocoder has them

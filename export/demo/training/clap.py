@@ -11,8 +11,8 @@ from export.demo.sounds import CLASSES
 from export.demo.training.data import Dataset, vary
 from export.demo.training.loop import Losses, Plan, train
 from export.demo.training.mel import SAMPLE_RATE_HZ
-from runtime.manifest import FeatureExtractorSpec
-from runtime.scoring import log_mels
+from runtime.bundle.manifest import FeatureExtractorSpec
+from runtime.sound.scoring import log_mels
 
 PLAN = Plan(steps=400, batch=48, learning_rate=1.5e-3, warmup=50, ema=0.99)
 AUDIO_PLAN = Plan(steps=600, batch=48, learning_rate=1.5e-3, warmup=50, ema=0.99)

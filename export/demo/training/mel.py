@@ -4,7 +4,7 @@ from functools import cache
 
 import torch
 
-from runtime.mel import mel_filters
+from runtime.sound.mel import mel_filters
 
 SAMPLE_RATE_HZ, FFT_SAMPLES, HOP_SAMPLES, MEL_BINS = 16_000, 1024, 160, 64
 QUIETEST = 1e-5  # magnitudes below are silence

@@ -1,0 +1,108 @@
+"""Where arrays live and work is queued: the host here, a GPU in `runtime.backends.cuda`.
+
+NumPy's functions work on the arrays they are given, CuPy's too (NEP 18), so the pipeline is written once. What makes
+new arrays, moves them or waits for them goes through the `Device`.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+
+from runtime.backends.host_memory import free_memory_bytes
+from runtime.errors import NumericsError
+
+Array = Any  # numpy.ndarray or cupy.ndarray: whatever the device's `xp` makes
+Replay = Callable[[], None]
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+class Device(Protocol):
+    """One device and the pipeline's stream on it."""
+
+    name: str  # cpu, or cuda:0
+    xp: ModuleType
+    precision: str  # auto, fp32 or bf16: how engines compute that leave it open
+
+    def active(self) -> Any:
+        """Context in which all work is queued on the pipeline's stream."""
+
+    def watch(self, stage: str, array: Array) -> Array:
+        """Return `array`. If any of it is NaN or Inf, NumericsError names `stage`: at once, or by `verify`."""
+
+    def verify(self) -> None:
+        """Wait for what was watched. Raises NumericsError with the first stage that was not finite."""
+
+    def to_host(self, array: Array) -> Any:
+        """A NumPy array with the same values, when they are computed."""
+
+    def capture(self, work: Callable[[], None]) -> Replay:
+        """A function that queues what `work` queues, at the same addresses. `work` may run a few times before."""
+
+    def mark(self) -> Any:
+        """A point in the device's time."""
+
+    def seconds_between(self, start: Any, stop: Any) -> float:
+        """Time from one mark to another, both of the past once `to_host` has returned."""
+
+    def free_bytes(self) -> int | None:
+        """Memory that is free, or None if that is not known."""
+
+    def threads(self) -> dict[str, int]:
+        """What `PhiloxGenerator` wants to know of a GPU; empty for the host."""
+
+
+class HostDevice:
+    """The CPU: NumPy arrays, and everything is done when it returns."""
+
+    name = "cpu"
+    xp: ModuleType = np
+
+    def __init__(self, precision: str = "auto") -> None:
+        self.precision = precision
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Nothing to enter."""
+        yield
+
+    def watch(self, stage: str, array: Array) -> Array:
+        """Return `array`. Raises NumericsError if any of it is NaN or Inf."""
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise not_finite(stage)
+        return array
+
+    def verify(self) -> None:
+        """Nothing is pending."""
+
+    def to_host(self, array: Array) -> Any:
+        """The array itself."""
+        return array
+
+    def capture(self, work: Callable[[], None]) -> Replay:
+        """The function itself."""
+        return work
+
+    def mark(self) -> Any:
+        """Now."""
+        return time.perf_counter()
+
+    def seconds_between(self, start: Any, stop: Any) -> float:
+        """The difference."""
+        return float(stop - start)
+
+    def free_bytes(self) -> int | None:
+        """What this process may still take."""
+        return free_memory_bytes()
+
+    def threads(self) -> dict[str, int]:
+        """None: Philox then draws as a GPU that has a thread for every element."""
+        return {}
+
+
+def not_finite(stage: str) -> NumericsError:
+    """The error of a stage that produced NaN or Inf."""
+    return NumericsError(f"{stage} produced NaN or Inf: the run was stopped")

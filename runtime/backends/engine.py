@@ -1,0 +1,56 @@
+"""The narrow door between the pipeline and a backend: `Engine` and `load_engine`."""
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Protocol
+
+from runtime.backends.device import Array, Device, HostDevice
+from runtime.backends.specs import BuiltFor, TensorSpec
+from runtime.errors import EngineError
+
+# A backend's name in a manifest, and the module whose function `load(path, inputs, outputs, device, built_for)` opens
+# its files. A module is imported when one of its engines is opened, so that no backend needs another's packages.
+BACKENDS = {
+    "onnxruntime": "runtime.backends.onnxruntime",
+    "openvino": "runtime.backends.openvino",
+    "tensorrt": "runtime.backends.tensorrt",
+}
+
+
+class Engine(Protocol):
+    """All that the pipeline knows of a backend. Outputs are views, valid until the engine's next `run`."""
+
+    inputs: Mapping[str, TensorSpec]
+    outputs: Mapping[str, TensorSpec]
+    xp: ModuleType
+    capturable: bool  # whether a run may be captured in a CUDA graph
+    loading_s: float  # spent so far on compiling, after it was opened
+    label: str  # the library, and the precision if that was open
+
+    def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Run once over arrays named and shaped as `inputs` says. Raises EngineError."""
+
+    def close(self) -> None:
+        """Free all that the engine holds."""
+
+
+def load_engine(
+    path: Path,
+    *,
+    backend: str,
+    inputs: Mapping[str, TensorSpec],
+    outputs: Mapping[str, TensorSpec],
+    device: Device | None = None,
+    built_for: BuiltFor | None = None,
+) -> Engine:
+    """Open the engine file at `path` with the named backend, for a device (the CPU if None). The only factory.
+
+    Raises EngineError for an unknown backend, a file that it refuses, or a device that it does not run on.
+    """
+    if backend not in BACKENDS:
+        raise EngineError(f"{path.name}: unknown backend '{backend}'; this version has {', '.join(sorted(BACKENDS))}")
+    module = importlib.import_module(BACKENDS[backend])
+    engine: Engine = module.load(path, inputs, outputs, device or HostDevice(), built_for)
+    return engine

@@ -1,0 +1,99 @@
+"""A bundle: a folder with `manifest.json`, one engine a submodule and the tokenizers. Reading, checking, opening."""
+
+import hashlib
+import os
+from pathlib import Path, PurePosixPath
+
+from runtime.backends.device import Device
+from runtime.backends.engine import Engine, load_engine
+from runtime.bundle.manifest import MANIFEST, FileSpec, Manifest, read_manifest
+from runtime.bundle.rebuild import rebuild_command
+from runtime.errors import BundleError, IncompatibleEngineError
+
+
+class Bundle:
+    """A bundle on disk. Construct with `Bundle.read`."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder, self.manifest = folder, manifest
+
+    @classmethod
+    def read(cls, folder: str | os.PathLike[str]) -> "Bundle":
+        """Read and check the manifest, and that every file is there in full. Hashes are checked when a file is opened.
+
+        Raises BundleError with what is wrong and the command that mends it.
+        """
+        folder = Path(folder)
+        bundle = cls(folder, read_manifest(folder))
+        for file in bundle.manifest.files():
+            bundle._check_presence(file)
+        return bundle
+
+    @property
+    def rebuild_command(self) -> str:
+        """The command that makes this bundle anew, but for options of the builder."""
+        return rebuild_command(self.manifest, self.folder)
+
+    def needs_gpu(self) -> bool:
+        """Whether its engines run on a GPU only."""
+        return any(spec.built_for is not None for spec in self.manifest.engines.values())
+
+    def is_float_of(self, weights_sha256: str) -> bool:
+        """Whether it has graphs in float32 of these weights."""
+        kinds = {(spec.backend, spec.precision) for spec in self.manifest.engines.values()}
+        return self.manifest.checkpoint.weights_sha256 == weights_sha256 and kinds == {("onnxruntime", "fp32")}
+
+    def path(self, file: FileSpec) -> Path:
+        """Check the hash of one of the bundle's files and return its path. Raises BundleError if it was altered."""
+        path = self._check_presence(file)
+        with path.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if found != file.sha256:
+            raise BundleError(
+                f"{path} was altered: its SHA-256 is {found[:12]}..., the manifest has {file.sha256[:12]}...; "
+                f"rebuild: {self.rebuild_command}"
+            )
+        return path
+
+    def open(self, name: str, device: Device | None = None, backend: str | None = None) -> Engine:
+        """Check and load one engine, with another backend than its own if one is named.
+
+        Raises BundleError for a damaged file, EngineError if it cannot run here.
+        """
+        spec = self.manifest.engines.get(name)
+        if spec is None:
+            has = ", ".join(sorted(self.manifest.engines))
+            raise BundleError(f"{self.folder} has no engine '{name}' (it has {has}); rebuild: {self.rebuild_command}")
+        paths = [self.path(file) for file in spec.files]
+        try:
+            return load_engine(
+                paths[0],
+                backend=backend or spec.backend,
+                inputs=spec.inputs,
+                outputs=spec.outputs,
+                device=device,
+                built_for=spec.built_for,
+            )
+        except IncompatibleEngineError as error:
+            raise IncompatibleEngineError(f"{error}; rebuild: {self.rebuild_command}") from error
+
+    def _check_presence(self, file: FileSpec) -> Path:
+        name = PurePosixPath(file.name)
+        path = self.folder / name
+        try:
+            inside, found = path.resolve().is_relative_to(self.folder.resolve()), path.is_file()
+        except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, a null byte
+            raise BundleError(
+                f"{self.folder / MANIFEST}: file name {file.name!r} cannot be used: {error}; "
+                f"rebuild: {self.rebuild_command}"
+            ) from error
+        if name.is_absolute() or ".." in name.parts or not inside:
+            raise BundleError(f"{self.folder / MANIFEST}: file name '{file.name}' leaves the bundle; do not use it")
+        if not found:
+            raise BundleError(f"{path} is missing; rebuild: {self.rebuild_command}")
+        if path.stat().st_size != file.size_bytes:
+            raise BundleError(
+                f"{path} has {path.stat().st_size} bytes, the manifest says {file.size_bytes}; "
+                f"rebuild: {self.rebuild_command}"
+            )
+        return path

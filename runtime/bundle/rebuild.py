@@ -1,0 +1,23 @@
+"""The command that makes a bundle anew, for error messages: to be pasted as it is."""
+
+from pathlib import Path
+
+from runtime.bundle.manifest import Manifest, build_command
+
+
+def rebuild_command(manifest: Manifest, folder: Path) -> str:
+    """The command that makes the bundle in `folder` anew, but for options of the builder."""
+    return build_command(manifest.checkpoint.id, folder, *_target_flags(manifest))
+
+
+def _target_flags(manifest: Manifest) -> list[str]:
+    spec = next(iter(manifest.engines.values()), None)
+    flags = []
+    if spec is not None and spec.built_for is not None:
+        flags += ["--backend", spec.built_for.flavour.replace("_", "-")]
+    elif spec is not None and spec.backend == "openvino":
+        flags += ["--backend", "openvino"]
+    precisions = {engine.precision for engine in manifest.engines.values()}
+    if precisions - {"fp32"}:
+        flags += ["--precision", "int8" if "int8" in precisions else precisions.pop()]
+    return flags

@@ -1,0 +1,41 @@
+"""Config fields of the bounds on predicted clean samples."""
+
+from dataclasses import dataclass
+
+from runtime.diffusion.schedulers.plan import Bound
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thresholding:
+    """Dynamic thresholding (arXiv:2205.11487, section 2.3). Made for pixels in -1 to 1; latents rarely gain."""
+
+    thresholding: bool = False
+    dynamic_thresholding_ratio: float = 0.995
+    sample_max_value: float = 1.0
+
+    def bound(self) -> Bound:
+        """What the plan applies to each prediction."""
+        if self.thresholding:
+            return Bound(dynamic_ratio=self.dynamic_thresholding_ratio, dynamic_max=self.sample_max_value)
+        return Bound()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clipping:
+    """Static clipping."""
+
+    clip_sample: bool = False
+    clip_sample_range: float = 1.0
+
+    def bound(self) -> Bound:
+        """What the plan applies to each prediction."""
+        return Bound(clip_range=self.clip_sample_range if self.clip_sample else None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleBounds(Thresholding, Clipping):
+    """Both; thresholding goes before clipping."""
+
+    def bound(self) -> Bound:
+        """What the plan applies to each prediction."""
+        return Thresholding.bound(self) if self.thresholding else Clipping.bound(self)

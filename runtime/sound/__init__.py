@@ -1,0 +1,1 @@
+"""Waveforms: the vocoder in windows, ranking, files and pictures."""

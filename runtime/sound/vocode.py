@@ -1,0 +1,28 @@
+"""The vocoder in windows: any length at bounded memory, the same samples as one run over the whole."""
+
+import numpy as np
+
+from runtime.backends.device import Array, Device, HostDevice
+from runtime.backends.engine import Engine
+from runtime.bundle.manifest import AudioSpec
+
+WINDOW_FRAMES = 1024  # 10.24 s of the published checkpoints: see bench/LOG.md for what other lengths cost
+
+
+def vocode(vocoder: Engine, mel: Array, audio: AudioSpec, device: Device | None = None) -> Array:
+    """Mel (rows, frames, mel_bins) to waveforms (rows, samples).
+
+    Each window is run with the neighbouring frames that its samples depend on, and only its own samples are kept. The
+    first and the last window end where the mel ends, so that the model pads with zeros there and nowhere else.
+    """
+    device = device or HostDevice()
+    frames, hop, context = mel.shape[1], audio.hop_samples, audio.vocoder_context_frames
+    pieces = []
+    for start in range(0, frames, WINDOW_FRAMES):
+        stop = min(start + WINDOW_FRAMES, frames)
+        first, last = max(start - context, 0), min(stop + context, frames)
+        window = mel[:, first:last].copy()
+        waveform = device.watch("vocoder", vocoder.run({"mel": window})["waveform"])
+        end = None if stop == frames else (stop - first) * hop  # the last one may give more than `hop` a frame
+        pieces.append(waveform[:, (start - first) * hop : end].copy())  # the engine reuses its output
+    return np.concatenate(pieces, axis=1)

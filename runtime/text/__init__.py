@@ -1,0 +1,1 @@
+"""Text to what the UNet is conditioned on."""
