@@ -13,8 +13,9 @@ from export.demo.training.mel import log_mel
 from runtime import AudioLDM2Pipeline
 from runtime.bundle import Bundle, OpenEngines, open_bundle_device
 from runtime.errors import InputError
-from runtime.sound.scoring import cosine_scores, log_mels
-from runtime.text.conditioning import PromptEncoder, TextTokenizer
+from runtime.sound.scoring import clap_scores
+from runtime.text.encoder import PromptEncoder
+from runtime.text.tokenizer import open_tokenizers
 
 ROWS = 8  # waveforms at once
 
@@ -58,8 +59,7 @@ class Ours:
         self.sample_rate_hz = bundle.manifest.audio.sample_rate_hz
         self._extractor, self._device = bundle.manifest.feature_extractor, open_bundle_device(bundle)
         self._engines = OpenEngines(bundle, self._device)
-        tokenizers = {name: TextTokenizer(bundle.path(t.file), t) for name, t in bundle.manifest.tokenizers.items()}
-        self._encoder = PromptEncoder(self._engines, tokenizers, self._device)
+        self._encoder = PromptEncoder(self._engines, *open_tokenizers(bundle), self._device)
 
     def render(self, captions: Sequence[str], seeds: Sequence[int], seconds: float, setting: Setting) -> Floats:
         """As a Contender."""
@@ -86,9 +86,8 @@ class Ours:
         with self._device.active():
             for caption, audio in zip(captions, audios, strict=True):
                 text = self._device.to_host(self._encoder.text_embeds([caption]))
-                features = self._device.xp.asarray(log_mels(audio[None], sample_rate_hz, self._extractor))
-                heard = self._engines["audio_encoder"].run({"input_features": features})["audio_embeds"]
-                scores.append(cosine_scores(text, self._device.to_host(heard)))
+                where = self._engines["audio_encoder"], self._device
+                scores.append(clap_scores(*where, text, audio[None], sample_rate_hz, self._extractor))
         return np.concatenate(scores)
 
     def close(self) -> None:

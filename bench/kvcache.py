@@ -18,7 +18,7 @@ from export.demo import write_checkpoint
 from export.onnx import export_onnx
 from export.parity import relative_error
 from runtime.backends.engine import Array, Engine, load_engine
-from runtime.text.conditioning import PromptEncoder
+from runtime.text.encoder import PromptEncoder
 
 
 def run(new_tokens: int, length: int) -> dict[str, Any]:

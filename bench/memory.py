@@ -10,6 +10,7 @@ from typing import Any
 from bench.processes import status_gib
 from bench.rivals import load_reference
 from runtime import AudioLDM2Pipeline, InputError
+from runtime.arguments import Arguments
 from runtime.backends.host_memory import free_memory_bytes
 from runtime.bundle import Bundle
 from runtime.memory import peak_bytes
@@ -50,17 +51,8 @@ def run(checkpoint: Path, engines: Path, durations_s: list[float], waveforms: in
 def _needed_bytes(checkpoint: Path, engines: Path, case: dict[str, Any]) -> float:
     """Upper estimate: all weights of a side, and the activations of our graphs."""
     manifest = Bundle.read(engines).manifest
-    request = check_request(
-        manifest.audio,
-        **CALL,
-        negative_prompt=None,
-        audio_length_in_s=case["duration_s"],
-        guidance_scale=3.5,
-        num_waveforms_per_prompt=case["waveforms"],
-        eta=0.0,
-        seed=0,
-        latents=None,
-    )
+    given = Arguments(**CALL, audio_length_in_s=case["duration_s"], num_waveforms_per_prompt=case["waveforms"])
+    request = check_request(manifest, given)
     options = OPTIONS.get(case["name"], {})
     low_memory, vae_slicing = options.get("low_memory", False), options.get("vae_slicing", False)
     peak = peak_bytes(manifest, request, request.latent_shape[2], low_memory=low_memory, vae_slicing=vae_slicing)

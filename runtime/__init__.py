@@ -7,7 +7,8 @@
 
 from runtime.arguments import Arguments, StopDenoising
 from runtime.errors import AudioLDM2Error, BundleError, EngineError, InputError, MissingDependencyError, NumericsError
-from runtime.pipeline import AudioLDM2Pipeline, AudioOutput
+from runtime.output import AudioOutput
+from runtime.pipeline import AudioLDM2Pipeline
 
 __all__ = [
     "Arguments",

@@ -2,7 +2,7 @@
 
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +10,12 @@ import numpy as np
 
 from runtime.arguments import Arguments
 from runtime.backends.device import Array
-from runtime.bundle.manifest import AudioSpec
+from runtime.bundle.manifest import AudioSpec, Manifest
 from runtime.diffusion.noise import Seed
+from runtime.diffusion.schedulers import Plan, make_plan
 from runtime.errors import InputError
 from runtime.text.conditioning import Conditioning
+from runtime.text.encoder import Prompt
 
 LONGEST_S = 1e9  # far more than fits in memory, which is checked later with the numbers: sizes must not overflow first
 OUTPUT_TYPES = ("np", "latent", "pt")
@@ -37,12 +39,16 @@ class Request:
     feature_cache_interval: int
     samples: int
     latent_shape: tuple[int, int, int, int]  # (rows, channels, height, width)
-    num_inference_steps: int
     num_waveforms_per_prompt: int
-    eta: float
     seeds: tuple[Seed, ...]
+    seed_device: str  # whose generator of torch's an integer seed stands for: cpu or cuda
     latents: Array | None
-    max_new_tokens: int | None  # None: the checkpoint's
+    max_new_tokens: int  # of GPT2
+    plan: Plan  # the scheduler's table for this number of steps
+    callback: Callable[[int, float, Array], object] | None
+    callback_steps: int
+    output_type: str  # np, latent or pt
+    return_dict: bool
 
     @property
     def rows(self) -> int:
@@ -53,6 +59,16 @@ class Request:
     def prompt_count(self) -> int:
         """How many prompts, as text or as embeddings."""
         return self.rows // self.num_waveforms_per_prompt
+
+    def prompt(self, i: int) -> Prompt:
+        """What there is of prompt number `i`."""
+        return Prompt(
+            text=None if self.prompts is None else self.prompts[i],
+            spoken=None if self.transcriptions is None else self.transcriptions[i],
+            embeds=None if self.embeds is None else self.embeds.row(i),
+            negative=None if self.negative_prompts is None else self.negative_prompts[i],
+            negative_embeds=self.negative_embeds.row(i) if self.guided and self.negative_embeds is not None else None,
+        )
 
     @property
     def guided(self) -> bool:
@@ -65,11 +81,12 @@ class Request:
         return self.num_waveforms_per_prompt > 1 and self.prompts is not None
 
 
-def check_request(audio: AudioSpec, given: Arguments, *, speech: bool = False) -> Request:
-    """Check what a user passed, to a `speech` checkpoint or another.
+def check_request(manifest: Manifest, given: Arguments) -> Request:
+    """Check what a user passed to the checkpoint of a bundle.
 
     Raises InputError that says which argument, what came and what is accepted.
     """
+    audio = manifest.audio
     _check_the_rest(given)
     embeds = _embeds(given)
     prompts = None if embeds is not None else _texts("prompt", given.prompt)
@@ -83,7 +100,7 @@ def check_request(audio: AudioSpec, given: Arguments, *, speech: bool = False) -
     return Request(
         prompts=prompts,
         negative_prompts=negatives if negative_embeds is None else None,
-        transcriptions=_transcriptions(prompts, given.transcription, speech),
+        transcriptions=_transcriptions(prompts, given.transcription, manifest.speech is not None),
         embeds=embeds,
         negative_embeds=negative_embeds,
         guidance_scale=guidance_scale,
@@ -91,23 +108,37 @@ def check_request(audio: AudioSpec, given: Arguments, *, speech: bool = False) -
         feature_cache_interval=_integer("feature_cache_interval", given.feature_cache_interval),
         samples=samples,
         latent_shape=shape,
-        num_inference_steps=_integer("num_inference_steps", given.num_inference_steps),
         num_waveforms_per_prompt=waveforms,
-        eta=_number("eta", given.eta, 0.0, 1.0),
         seeds=_seeds(given, count, count * waveforms),
         latents=None if given.latents is None else _latents(given.latents, shape),
-        max_new_tokens=None if given.max_new_tokens is None else _integer("max_new_tokens", given.max_new_tokens),
+        seed_device=given.seed_device,
+        max_new_tokens=manifest.max_new_tokens
+        if given.max_new_tokens is None
+        else _integer("max_new_tokens", given.max_new_tokens),
+        plan=_plan(manifest.scheduler, given),
+        callback=given.callback,
+        callback_steps=_integer("callback_steps", given.callback_steps),
+        output_type=given.output_type,
+        return_dict=given.return_dict,
     )
 
 
 def _check_the_rest(given: Arguments) -> None:
-    _integer("callback_steps", given.callback_steps)
     if given.output_type not in OUTPUT_TYPES:
         raise InputError(f"output_type has to be one of {', '.join(OUTPUT_TYPES)}, got {given.output_type!r}")
     if given.seed_device not in SEED_DEVICES:
         raise InputError(f"seed_device has to be one of {', '.join(SEED_DEVICES)}, got {given.seed_device!r}")
     if given.cross_attention_kwargs:
         raise InputError("cross_attention_kwargs change the attention of a torch module: an engine has none to change")
+
+
+def _plan(own: Mapping[str, Any], given: Arguments) -> Plan:
+    """The scheduler's plan: of the checkpoint's config `own`, of it with another class name, or of another config."""
+    steps, eta = _integer("num_inference_steps", given.num_inference_steps), _number("eta", given.eta, 0.0, 1.0)
+    config = given.scheduler if given.scheduler is not None else own
+    if isinstance(config, str):
+        config = {**own, "_class_name": config}
+    return make_plan(config, steps, eta=eta)
 
 
 def _embeds(given: Arguments) -> Conditioning | None:

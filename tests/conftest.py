@@ -3,7 +3,7 @@
 import logging
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,15 @@ import pytest
 
 from tests.checkpoints import SMALL, SPEECH
 
-os.environ["TRT_AUDIOLDM2_BACKEND"] = "onnxruntime"  # OpenVINO's own tests ask for it
+os.environ["TRT_AUDIOLDM2_BACKEND"] = "onnxruntime"  # of commands; OpenVINO's own tests ask for it
+
+
+@pytest.fixture(scope="session", autouse=True)
+def graphs_run_in_onnxruntime() -> Iterator[None]:
+    """Left to choose, pipelines take ONNX Runtime, as where OpenVINO is not installed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("runtime.bundle.choice.find_spec", lambda _: None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -170,6 +170,9 @@ class Stream:
     def __exit__(self, *_: object) -> None:
         self.cupy.streams.pop()
 
+    def synchronize(self) -> None:
+        self.cupy.wait()
+
     def begin_capture(self) -> None:
         self.manager = self.cupy.kernels.capture()
         self.graph = self.manager.__enter__()

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.backends.device import Array, Replay, not_finite
+from runtime.backends.device import Array, Gpu, Replay, not_finite
 from runtime.errors import EngineError, MissingDependencyError
 
 INSTALL = "pip install 'trt-audioldm2[tensorrt]', or [tensorrt-rtx], or [cuda]"
@@ -35,11 +35,17 @@ class CudaDevice:
         self.name, self.index = f"cuda:{index}", index
         self.xp: ModuleType = self._cupy
         self.precision = "auto"
+        self.cpu_threads: int | None = None
         self._device = self._cupy.cuda.Device(index)
         with self._device:
             self._stream = self._cupy.cuda.Stream(non_blocking=True)
             self._graph_pool = self._cupy.cuda.MemoryPool()
         self._watched: list[tuple[str, Array]] = []
+
+    @property
+    def gpu(self) -> Gpu | None:
+        """The device itself."""
+        return self
 
     @property
     def compute_capability(self) -> str:
@@ -117,6 +123,10 @@ class CudaDevice:
         event = self._cupy.cuda.Event()
         event.record(self._stream)
         return event
+
+    def wait(self, mark: Any = None) -> None:
+        """Wait for an event, or for all that is queued."""
+        (self._stream if mark is None else mark).synchronize()
 
     def seconds_between(self, start: Any, stop: Any) -> float:
         """Time on the device between two events."""

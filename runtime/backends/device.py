@@ -26,6 +26,11 @@ class Device(Protocol):
     name: str  # cpu, or cuda:0
     xp: ModuleType
     precision: str  # auto, fp32 or bf16: how engines compute that leave it open
+    cpu_threads: int | None  # how many an engine on the CPU may use; None: as its library decides
+
+    @property
+    def gpu(self) -> "Gpu | None":
+        """The device itself where it is a GPU, None on the host."""
 
     def active(self) -> Any:
         """Context in which all work is queued on the pipeline's stream."""
@@ -43,10 +48,13 @@ class Device(Protocol):
         """A function that queues what `work` queues, at the same addresses. `work` may run a few times before."""
 
     def mark(self) -> Any:
-        """A point in the device's time."""
+        """A point in the device's time: what was queued before comes before it."""
+
+    def wait(self, mark: Any = None) -> None:
+        """Return when the device has passed the mark, or has done all that was queued if there is none."""
 
     def seconds_between(self, start: Any, stop: Any) -> float:
-        """Time from one mark to another, both of the past once `to_host` has returned."""
+        """Time from one mark to another. Waits for the second."""
 
     def free_bytes(self) -> int | None:
         """Memory that is free, or None if that is not known."""
@@ -55,14 +63,35 @@ class Device(Protocol):
         """What `PhiloxGenerator` wants to know of a GPU; empty for the host."""
 
 
+class Gpu(Device, Protocol):
+    """What a GPU has besides: for backends, which give its addresses to libraries."""
+
+    index: int  # the N of cuda:N
+
+    @property
+    def compute_capability(self) -> str:
+        """Such as "9.0"."""
+
+    @property
+    def stream_pointer(self) -> int:
+        """The stream's handle, for libraries that queue work on it."""
+
+    def array_over(self, pointer: int, shape: tuple[int, ...], dtype: str, owner: object) -> Array:
+        """An array over memory that `owner` keeps alive."""
+
+    def allocate(self, size_bytes: int) -> Any:
+        """Scratch memory with an attribute `ptr`, given back when the object dies."""
+
+
 class HostDevice:
     """The CPU: NumPy arrays, and everything is done when it returns."""
 
     name = "cpu"
     xp: ModuleType = np
+    gpu: Gpu | None = None
 
-    def __init__(self, precision: str = "auto") -> None:
-        self.precision = precision
+    def __init__(self, precision: str = "auto", cpu_threads: int | None = None) -> None:
+        self.precision, self.cpu_threads = precision, cpu_threads
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -89,6 +118,9 @@ class HostDevice:
     def mark(self) -> Any:
         """Now."""
         return time.perf_counter()
+
+    def wait(self, mark: Any = None) -> None:
+        """Everything is done."""
 
     def seconds_between(self, start: Any, stop: Any) -> float:
         """The difference."""

@@ -20,7 +20,12 @@ BACKENDS = {
 
 
 class Engine(Protocol):
-    """All that the pipeline knows of a backend. Outputs are views, valid until the engine's next `run`."""
+    """All that the pipeline knows of a backend.
+
+    What `run` returns belongs to the caller: no later run writes into it, unless the run was captured in a CUDA graph,
+    whose replays write into the same memory again. One engine serves one thread at a time; engines of one file share
+    its weights where the backend can.
+    """
 
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]

@@ -1,68 +1,89 @@
-"""Work of a call that a GPU replays: captured when its shapes come a second time."""
+"""Work that a GPU replays: the one cache of what was captured in CUDA graphs."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TypeVar
 
 from runtime.backends.device import Array, Device, Replay
 from runtime.backends.engine import Engine
 
 Arrays = tuple[Array, ...]
-KEPT = 32  # captured shapes; the memory that each owns is its activations
-
-
-@dataclass(frozen=True)
-class _Captured:
-    inputs: Arrays
-    outputs: Arrays
-    replay: Replay
+KEPT = 32  # what is kept, one a piece of work and its shapes; the memory that each owns is its activations
+T = TypeVar("T")
 
 
 class Graphs:
-    """Calls functions of arrays, and replays those that were called before with the same shapes.
-
-    A function may depend on its arrays only: whatever else differs belongs into its name. It returns a tuple. Where
-    nothing can be captured it is just called.
-    """
+    """Captured work by name and shapes. Where nothing can be captured, work is just done."""
 
     def __init__(self, engines: Mapping[str, Engine], device: Device, *, enabled: bool = True) -> None:
         self._engines, self._device = engines, device
-        self._enabled = enabled and device.name != "cpu"
-        self._known: OrderedDict[tuple[object, ...], _Captured | None] = OrderedDict()
+        self._enabled = enabled and device.gpu is not None
+        self._known: OrderedDict[tuple[object, ...], object] = OrderedDict()
+
+    def captures(self, engine: str) -> bool:
+        """Whether runs of the named engine can be captured here."""
+        return self._enabled and self._engines[engine].capturable
+
+    @contextmanager
+    def borrowed(self, key: tuple[object, ...], make: Callable[[], T]) -> Iterator[T]:
+        """What `make` once made for this key: out of the cache while it is in use, so that two runs never share one.
+
+        It does not come back after an error, when nobody knows what its buffers hold.
+        """
+        kept: T = self._known.pop(key, None) or make()  # type: ignore[assignment]  # a key has one type
+        try:
+            yield kept
+        except GeneratorExit:  # the run was left early, which harms nothing
+            self._keep(key, kept)
+            raise
+        self._keep(key, kept)
 
     def run(self, name: str, engine: str, function: Callable[..., Arrays], *arrays: Array) -> Arrays:
-        """`function(*arrays)`; the results are the caller's own. Captured only if the engine that it runs can be."""
-        if not self._enabled or not self._engines[engine].capturable:
+        """`function(*arrays)`; the results are the caller's own. Captured only if the engine that it runs can be.
+
+        A function may depend on its arrays only: whatever else differs belongs into its name.
+        """
+        if not self.captures(engine):
             return function(*arrays)
         key = (name, *((array.shape, array.dtype.name) for array in arrays))
-        captured = self._known.get(key)
-        if captured is None and key not in self._known:  # the first time: most shapes never come again
-            self._remember(key, None)
-            return function(*arrays)
-        if captured is None:
-            captured = self._capture(function, arrays)
-        self._remember(key, captured)
-        for own, array in zip(captured.inputs, arrays, strict=True):
-            own[...] = array
-        captured.replay()
-        return tuple(output.copy() for output in captured.outputs)
+        with self.borrowed(key, lambda: _Recording(self._device)) as recording:
+            return recording.run(function, arrays)
 
     def clear(self) -> None:
         """Forget all: graphs point into engines."""
         self._known.clear()
 
-    def _capture(self, function: Callable[..., Arrays], arrays: Arrays) -> _Captured:
-        inputs = tuple(array.copy() for array in arrays)
-        outputs: list[Arrays] = []
-
-        def work() -> None:
-            outputs[:] = [function(*inputs)]
-
-        replay = self._device.capture(work)
-        return _Captured(inputs, outputs[0], replay)
-
-    def _remember(self, key: tuple[object, ...], captured: _Captured | None) -> None:
-        self._known[key] = captured
-        self._known.move_to_end(key)
+    def _keep(self, key: tuple[object, ...], kept: object) -> None:
+        if self._enabled:
+            self._known[key] = kept
         while len(self._known) > KEPT:
             self._known.popitem(last=False)
+
+
+class _Recording:
+    """A function's graph for one set of shapes: captured at the second run, since most shapes never come again."""
+
+    def __init__(self, device: Device) -> None:
+        self._device, self._runs = device, 0
+        self._inputs: Arrays = ()
+        self._outputs: Arrays = ()
+        self._replay: Replay | None = None
+
+    def run(self, function: Callable[..., Arrays], arrays: Arrays) -> Arrays:
+        self._runs += 1
+        if self._runs == 1:
+            return function(*arrays)
+        if self._replay is None:
+            self._inputs = tuple(array.copy() for array in arrays)
+            self._replay = self._device.capture(self._work(function))
+        for own, array in zip(self._inputs, arrays, strict=True):
+            own[...] = array
+        self._replay()
+        return tuple(output.copy() for output in self._outputs)  # the next replay writes into the same memory
+
+    def _work(self, function: Callable[..., Arrays]) -> Callable[[], None]:
+        def work() -> None:
+            self._outputs = function(*self._inputs)
+
+        return work

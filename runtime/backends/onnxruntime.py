@@ -7,12 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from runtime.backends.device import Array, Device
+from runtime.backends.device import Array, Device, Gpu
+from runtime.backends.quiet_import import import_quietly
+from runtime.backends.shared import Shared, file_key
 from runtime.backends.specs import BuiltFor, TensorSpec, check_feeds, check_names
 from runtime.errors import EngineError, MissingDependencyError
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 CUDA_INSTALL = "pip uninstall onnxruntime, then pip install 'trt-audioldm2[cuda]'"  # both own one import name
+
+_sessions: Shared[Any] = Shared()  # a session may be run by several threads at once
 
 
 def load(
@@ -27,29 +31,34 @@ def load(
     Raises EngineError for a file ONNX Runtime refuses, one whose tensors are not those of the specs, or a session that
     fell back to the CPU.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        extra = "cpu" if device.name == "cpu" else "cuda"
-        raise MissingDependencyError(f"onnxruntime is not installed: pip install 'trt-audioldm2[{extra}]'") from error
+    onnxruntime = _library(device)
     if device.precision == "bf16":
         raise EngineError("precision bf16: ONNX Runtime computes in fp32 on a CPU; use the backend openvino")
-    if device.name != "cpu" and CUDA not in onnxruntime.get_available_providers():
+    if device.gpu is not None and CUDA not in onnxruntime.get_available_providers():
         raise EngineError(f"{path.name}: this onnxruntime has no CUDA provider: {CUDA_INSTALL}")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only: warnings about folded constants help nobody who renders audio
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=_providers(device))
-    except Exception as error:  # onnxruntime raises its own, undocumented classes
-        raise EngineError(f"{path.name}: ONNX Runtime refused it: {_first_line(error)}") from error
-    if device.name == "cpu":
+    if device.gpu is None:
+        key = (file_key(path), device.cpu_threads)
+        session = _sessions.get(key, lambda: open_session(onnxruntime, path, device))
         return OrtEngine(path.stem, session, inputs, outputs)
+    session = open_session(onnxruntime, path, device)  # it belongs to the device's stream
     if session.get_providers()[0] != CUDA:
         raise EngineError(
             f"{path.name}: ONNX Runtime fell back to {session.get_providers()[0]}: {CUDA_INSTALL}, and the CUDA "
             "libraries that it was built for"
         )
-    return OrtCudaEngine(path.stem, session, inputs, outputs, device)
+    return OrtCudaEngine(path.stem, session, inputs, outputs, device.gpu)
+
+
+def open_session(onnxruntime: Any, path: Path, device: Device) -> Any:
+    """A session for the device. Raises EngineError with ONNX Runtime's own words."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors only: warnings about folded constants help nobody who renders audio
+    if device.cpu_threads is not None:
+        options.intra_op_num_threads = device.cpu_threads
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=_providers(device))
+    except Exception as error:  # onnxruntime raises its own, undocumented classes
+        raise EngineError(f"{path.name}: ONNX Runtime refused it: {_first_line(error)}") from error
 
 
 class OrtEngine:
@@ -81,7 +90,7 @@ class OrtEngine:
         return dict(zip(names, arrays, strict=True))
 
     def close(self) -> None:
-        """Free the session and its weights."""
+        """Let go of the session: its weights are freed with the last engine that shares it."""
         self._session = None
 
     def _run(self, names: list[str], feeds: Mapping[str, Array]) -> list[Array]:
@@ -98,14 +107,13 @@ class OrtCudaEngine(OrtEngine):
         session: Any,
         inputs: Mapping[str, TensorSpec],
         outputs: Mapping[str, TensorSpec],
-        device: Device,
+        gpu: Gpu,
     ) -> None:
         super().__init__(name, session, inputs, outputs)
-        self.xp, self._device = device.xp, device
+        self.xp, self._gpu = gpu.xp, gpu
 
     def _run(self, names: list[str], feeds: Mapping[str, Array]) -> list[Array]:
-        gpu: Any = self._device  # more than a Device: a CudaDevice
-        binding = self._session.io_binding()
+        gpu, binding = self._gpu, self._session.io_binding()
         for name, array in feeds.items():
             binding.bind_input(name, "cuda", gpu.index, array.dtype.type, array.shape, int(array.data.ptr))
         for name in names:
@@ -118,10 +126,18 @@ class OrtCudaEngine(OrtEngine):
         ]
 
 
+def _library(device: Device) -> Any:
+    try:
+        return import_quietly("onnxruntime")
+    except ImportError as error:
+        extra = "cpu" if device.gpu is None else "cuda"
+        raise MissingDependencyError(f"onnxruntime is not installed: pip install 'trt-audioldm2[{extra}]'") from error
+
+
 def _providers(device: Device) -> list[Any]:
-    if device.name == "cpu":
+    gpu = device.gpu
+    if gpu is None:
         return [CPU]
-    gpu: Any = device
     return [(CUDA, {"device_id": str(gpu.index), "user_compute_stream": str(gpu.stream_pointer)}), CPU]
 
 

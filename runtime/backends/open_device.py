@@ -1,19 +1,25 @@
 """Opening a device by its name."""
 
 from runtime.backends.cuda import CudaDevice
-from runtime.backends.device import PRECISIONS, Device, HostDevice
+from runtime.backends.device import PRECISIONS, Device, Gpu, HostDevice
+from runtime.backends.host_cores import usable_cores_if_fewer
 from runtime.errors import EngineError, InputError, MissingDependencyError
 
+MOST_THREADS = 1024
 
-def open_device(name: str, precision: str = "auto") -> Device:
+
+def open_device(name: str, precision: str = "auto", cpu_threads: int | None = None) -> Device:
     """The device `cpu`, `cuda` or `cuda:N`. Raises InputError, MissingDependencyError, or EngineError: no GPU.
 
-    `precision` is for engines that leave it open, which those of a GPU do not.
+    `precision` is for engines that leave it open, and `cpu_threads` for those that run on the CPU: on a GPU neither has
+    a meaning.
     """
     if precision not in PRECISIONS:
         raise InputError(f"unknown precision '{precision}': {', '.join(PRECISIONS)}")
     if name == "cpu":
-        return HostDevice(precision)
+        return HostDevice(precision, _checked_threads(cpu_threads))
+    if cpu_threads is not None:
+        raise InputError("threads are for the CPU: on a GPU there is nothing to set")
     if precision != "auto":
         raise InputError(f"precision '{precision}' is for the CPU: on a GPU it is that of the engines")
     kind, _, index = name.partition(":")
@@ -22,9 +28,18 @@ def open_device(name: str, precision: str = "auto") -> Device:
     return CudaDevice(int(index or 0))
 
 
-def usable_gpu() -> Device | None:
+def usable_gpu() -> Gpu | None:
     """The first GPU; None where there is none, or cupy is not installed."""
     try:
-        return open_device("cuda")
+        return open_device("cuda").gpu
     except (EngineError, MissingDependencyError):
         return None
+
+
+def _checked_threads(asked: int | None) -> int | None:
+    """As many as were asked for, else what this process may use where that is less than the machine has."""
+    if asked is None:
+        return usable_cores_if_fewer()
+    if isinstance(asked, bool) or not isinstance(asked, int) or not 1 <= asked <= MOST_THREADS:
+        raise InputError(f"threads has to be an integer from 1 to {MOST_THREADS}, got {asked!r}")
+    return asked

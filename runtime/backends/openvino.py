@@ -2,6 +2,8 @@
 
 import contextlib
 import ctypes
+import hashlib
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -11,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from runtime.backends.cache import cache_folder
+from runtime.backends.cache import keep_cached, read_cached
 from runtime.backends.device import Array, Device
+from runtime.backends.quiet_import import import_quietly
+from runtime.backends.shared import Shared, file_key
 from runtime.backends.specs import BuiltFor, TensorSpec, check_feeds, check_names
 from runtime.errors import EngineError, MissingDependencyError
 
@@ -23,12 +27,14 @@ KEPT_SHAPES = 2  # programs of one engine in memory: each packs the weights anew
 # On disk there are programs of small graphs only. One of a base-size UNet is 1.4 GB for every shape, saves 2.5 of 4.5 s
 # and takes 1.3 GB more memory while it is loaded (bench/LOG.md).
 CACHED_GRAPH_BYTES = 64 << 20
-CACHE_BYTES = 1 << 30
+CACHE = "openvino"
 # Left to choose, this engine computes in BF16 inside its residual blocks only: what is rounded away on the way to a
 # waveform is heard as hiss. So the demo's sounds are recognised as in FP32, in BF16 throughout three quarters are.
 HEARD = {"vocoder"}
 MADV_DONTNEED = 4
 PRECISIONS = {"fp32": "f32", "bf16": "bf16", "mixed": "f32"}
+
+_programs: "Shared[Program]" = Shared()
 
 
 def load(
@@ -43,26 +49,70 @@ def load(
     Raises EngineError for a file that OpenVINO refuses, one whose tensors are not those of the specs, or a precision
     that this CPU lacks.
     """
-    if device.name != "cpu":
+    if device.gpu is not None:
         raise EngineError(f"{path.name}: OpenVINO runs on the CPU here, not on device '{device.name}'")
-    try:
-        import openvino
-    except ImportError as error:
-        raise MissingDependencyError("openvino is not installed: pip install 'trt-audioldm2[openvino]'") from error
-    core = openvino.Core()
-    precision = _precision(core, device.precision)
-    if device.precision == "auto" and precision == "bf16" and path.stem in HEARD:
-        precision = "mixed"
-    core.set_property("CPU", {"INFERENCE_PRECISION_HINT": PRECISIONS[precision], "PERFORMANCE_HINT": "LATENCY"})
-    if sum(file.stat().st_size for file in _files(path)) <= CACHED_GRAPH_BYTES:
-        core.set_property({"CACHE_DIR": str(_cache_folder())})
-    try:
-        model = core.read_model(path)
-    except RuntimeError as error:
-        raise EngineError(f"{path.name}: OpenVINO refused it: {_reason(error)}") from error
-    if precision == "mixed":
-        round_residual_blocks(model)
-    return OpenVinoEngine(path, core, model, inputs, outputs, precision)
+    key = (file_key(path), device.precision, device.cpu_threads)
+    program = _programs.get(key, lambda: Program(path, device))
+    return OpenVinoEngine(path.stem, program, inputs, outputs)
+
+
+class Program:
+    """A graph, and what was compiled of it. Engines of one process share it; threads may use it at once."""
+
+    def __init__(self, path: Path, device: Device) -> None:
+        try:
+            self._openvino = import_quietly("openvino")
+        except ImportError as error:
+            raise MissingDependencyError("openvino is not installed: pip install 'trt-audioldm2[openvino]'") from error
+        self._path, self._core = path, self._openvino.Core()
+        self.precision = _precision(self._core, device.precision)
+        if device.precision == "auto" and self.precision == "bf16" and path.stem in HEARD:
+            self.precision = "mixed"
+        options = {"INFERENCE_PRECISION_HINT": PRECISIONS[self.precision], "PERFORMANCE_HINT": "LATENCY"}
+        if device.cpu_threads is not None:
+            options["INFERENCE_NUM_THREADS"] = str(device.cpu_threads)
+        self._core.set_property("CPU", options)
+        self._cache_key = self._describe(options)
+        try:
+            self.model = self._core.read_model(path)
+        except RuntimeError as error:
+            raise EngineError(f"{path.name}: OpenVINO refused it: {_reason(error)}") from error
+        if self.precision == "mixed":
+            round_residual_blocks(self.model)
+        self._compiled: Shared[Any] = Shared()
+        self._compiling = threading.Lock()  # compiling changes the shapes of the one model
+
+    def compiled(self, shapes: Mapping[str, list[int]]) -> Any:
+        """What runs inputs of these shapes, an axis of -1 open; of no shapes, what runs any. Compiled once."""
+        return self._compiled.get(str(shapes), lambda: self._compile(shapes))
+
+    def give_back(self) -> None:
+        """Let the kernel drop the pages of the graph's files: see `give_back`."""
+        give_back(self._path)
+
+    def _compile(self, shapes: Mapping[str, list[int]]) -> Any:
+        key = self._cache_key and hashlib.sha256(f"{self._cache_key} {shapes}".encode()).hexdigest()
+        kept = key and read_cached(CACHE, key)
+        if kept:
+            with contextlib.suppress(RuntimeError):  # of another build of the library: compile anew
+                return self._core.import_model(kept, "CPU")
+        with self._compiling:
+            if shapes:
+                self.model.reshape(dict(shapes))
+            compiled = self._core.compile_model(self.model, "CPU")
+        if key:
+            keep_cached(CACHE, key, compiled.export_model().getvalue())
+        self.give_back()
+        return compiled
+
+    def _describe(self, options: Mapping[str, str]) -> str | None:
+        """All that a compiled graph depends on but the shapes; None for a graph that is too large to be kept."""
+        files = _files(self._path)
+        if sum(file.stat().st_size for file in files) > CACHED_GRAPH_BYTES:
+            return None
+        digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+        cpu = [str(self._core.get_property("CPU", name)) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
+        return " ".join([*digests, *cpu, self._openvino.get_version(), self.precision, str(sorted(options.items()))])
 
 
 class OpenVinoEngine:
@@ -72,63 +122,54 @@ class OpenVinoEngine:
     capturable = False
 
     def __init__(
-        self,
-        path: Path,
-        core: Any,
-        model: Any,
-        inputs: Mapping[str, TensorSpec],
-        outputs: Mapping[str, TensorSpec],
-        precision: str,
+        self, name: str, program: Program, inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]
     ) -> None:
-        name = path.stem
-        self.inputs, self.outputs, self.label = inputs, outputs, f"openvino {precision}"
+        self.inputs, self.outputs, self.label = inputs, outputs, f"openvino {program.precision}"
         self._grows = any(AUDIO_AXES & set(spec.axes) for spec in inputs.values())
-        self._name, self._core, self._model, self._path = name, core, model, path
+        self._name, self._program = name, program
         self.loading_s = 0.0
-        self._requests: OrderedDict[tuple[tuple[int, ...], ...], Any] = OrderedDict()
+        # by shapes what was compiled, and this engine's own request to it
+        self._requests: OrderedDict[str, tuple[Any, Any]] = OrderedDict()
+        model = program.model
         check_names(name, {i.any_name for i in model.inputs}, {o.any_name for o in model.outputs}, inputs, outputs)
 
     def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         """Run the graph once. Raises EngineError with the wrong tensor's name, or OpenVINO's own words."""
-        if self._model is None:
+        if self._program is None:
             raise EngineError(f"{self._name}: this engine is closed")
         check_feeds(self._name, self.inputs, feeds)
-        key = self._shapes(feeds) if self._grows else ()
-        request = self._requests.pop(key, None)
-        is_new = request is None
+        shapes = self._shapes(feeds) if self._grows else {}
+        known = self._requests.pop(str(shapes), None)
         try:
-            request = self._compiled(key) if is_new else request
-            results = request.infer(dict(feeds), share_inputs=True)
+            compiled, request = known or self._new_request(shapes)
+            results = request.infer(dict(feeds), share_inputs=True)  # outputs are copies: the caller's own
         except RuntimeError as error:
             raise EngineError(f"{self._name}: {_reason(error)}") from error
-        self._requests[key] = request
-        if is_new:  # one for any shape packs its weights in its first run
-            give_back(self._path)
+        self._requests[str(shapes)] = compiled, request
+        if known is None:  # one for any shape packs its weights in its first run
+            self._program.give_back()
         return {name: results[name] for name in self.outputs}
 
     def close(self) -> None:
-        """Free the model, its programs and their weights."""
+        """Let go of the graph and its programs: they are freed with the last engine that shares them."""
         self._requests.clear()
-        self._model = None
+        self._program = None  # type: ignore[assignment]  # a closed engine runs nothing
 
-    def _shapes(self, feeds: Mapping[str, Array]) -> tuple[tuple[int, ...], ...]:
+    def _shapes(self, feeds: Mapping[str, Array]) -> dict[str, list[int]]:
         """The shape of each input, -1 where an axis stays open."""
-        return tuple(
-            tuple(-1 if axis in TEXT_AXES else size for axis, size in zip(spec.axes, feeds[name].shape, strict=True))
+        return {
+            name: [-1 if axis in TEXT_AXES else size for axis, size in zip(spec.axes, feeds[name].shape, strict=True)]
             for name, spec in self.inputs.items()
-        )
+        }
 
-    def _compiled(self, shapes: tuple[tuple[int, ...], ...]) -> Any:
+    def _new_request(self, shapes: Mapping[str, list[int]]) -> tuple[Any, Any]:
         start = time.perf_counter()
         while len(self._requests) >= KEPT_SHAPES:  # first, so that no more are in memory at any time
             self._requests.popitem(last=False)
-        if shapes:
-            self._model.reshape(dict(zip(self.inputs, map(list, shapes), strict=True)))
-        request = self._core.compile_model(self._model, "CPU").create_infer_request()
-        _prune(_cache_folder())
-        give_back(self._path)
+        compiled = self._program.compiled(shapes)
+        request = compiled.create_infer_request()
         self.loading_s += time.perf_counter() - start
-        return request
+        return compiled, request
 
 
 def round_residual_blocks(model: Any) -> None:
@@ -178,22 +219,6 @@ def _precision(core: Any, asked: str) -> str:
     if asked == "bf16" and not has_bf16:
         raise EngineError("precision bf16: this CPU has no instructions for it; use fp32")
     return ("bf16" if has_bf16 else "fp32") if asked == "auto" else asked
-
-
-def _cache_folder() -> Path:
-    """Where compiled programs are kept: in the user's cache folder."""
-    return cache_folder() / "openvino"
-
-
-def _prune(folder: Path) -> None:
-    """Remove the programs that were used longest ago, down to CACHE_BYTES."""
-    with contextlib.suppress(OSError):  # somebody else prunes too: a cache is worth no error
-        files = sorted(((file.stat(), file) for file in folder.glob("*.blob")), key=lambda pair: -pair[0].st_atime)
-        total = 0
-        for stat, file in files:
-            total += stat.st_size
-            if total > CACHE_BYTES:
-                file.unlink()
 
 
 def _reason(error: Exception) -> str:

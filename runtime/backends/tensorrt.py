@@ -3,20 +3,20 @@
 import hashlib
 import importlib
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from runtime.backends.cache import cache_folder
-from runtime.backends.device import Array, Device
+from runtime.backends.cache import keep_cached, read_cached
+from runtime.backends.device import Array, Device, Gpu
 from runtime.backends.open_device import usable_gpu
 from runtime.backends.specs import BuiltFor, ShapeProfile, TensorSpec, check_feeds
 from runtime.errors import EngineError, IncompatibleEngineError, MissingDependencyError
 
 log = logging.getLogger(__name__)
 
+CACHE = "tensorrt"
 FLAVOURS = ("tensorrt", "tensorrt_rtx")
 DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT64": "int64", "INT32": "int32", "BOOL": "bool"}
 
@@ -78,12 +78,12 @@ def load(
     Raises IncompatibleEngineError for an engine of another version, GPU or flavour or one that the library refuses,
     EngineError for one whose tensors are not those of the specs.
     """
-    if device.name == "cpu":
-        raise EngineError(f"{path.name}: TensorRT engines run on a GPU, not on device 'cpu'")
+    gpu = device.gpu
+    if gpu is None:
+        raise EngineError(f"{path.name}: TensorRT engines run on a GPU, not on device '{device.name}'")
     if built_for is None:
         raise IncompatibleEngineError(f"{path.name}: the manifest does not say what it was built for")
     trt, flavour = library(built_for.flavour, *FLAVOURS)  # another one is refused below, with the rebuild command
-    gpu: Any = device  # more than a Device: a CudaDevice
     capability = gpu.compute_capability
     problem = refusal(built_for, flavour, trt.__version__, capability)
     if problem:
@@ -96,9 +96,8 @@ def load(
     engine = runtime_.deserialize_cuda_engine(plan)
     if engine is None:
         raise IncompatibleEngineError(f"{path.name}: {flavour} {trt.__version__} refused it: {messages.last_error}")
-    return TensorRTEngine(
-        path.stem, trt, engine, inputs, outputs, device, messages, runtime_, _jit_cache(plan, capability)
-    )
+    jit_key = f"{hashlib.sha256(plan).hexdigest()[:32]}-{capability}.jit"
+    return TensorRTEngine(path.stem, trt, engine, inputs, outputs, gpu, messages, runtime_, jit_key)
 
 
 class TensorRTEngine:
@@ -118,18 +117,18 @@ class TensorRTEngine:
         engine: Any,
         inputs: Mapping[str, TensorSpec],
         outputs: Mapping[str, TensorSpec],
-        device: Device,
+        gpu: Gpu,
         messages: Any,
         runtime: Any = None,
-        jit_cache: Path | None = None,
+        jit_key: str | None = None,
     ) -> None:
         self.inputs, self.outputs = inputs, outputs
-        self.xp: ModuleType = device.xp
+        self.xp: ModuleType = gpu.xp
         self._name, self._trt, self._engine, self._runtime = name, trt, engine, runtime  # an engine needs its runtime
-        self._device: Any = device
+        self._gpu = gpu
         self._messages = messages
         self._cache: Any = None
-        self._cache_path = jit_cache
+        self._jit_key = jit_key  # what RTX compiles of a plan for a GPU is kept under it
         self._contexts: dict[int, Any] = {}
         self._bound: dict[int, dict[str, object]] = {}
         self._scratch: Any = None
@@ -158,14 +157,14 @@ class TensorRTEngine:
             results[name] = self.xp.empty(tuple(context.get_tensor_shape(name)), spec.dtype)
             self._bind(context, bound, name, results[name], is_input=False)
         self._give_memory(context)
-        if not context.execute_async_v3(self._device.stream_pointer):
+        if not context.execute_async_v3(self._gpu.stream_pointer):
             raise EngineError(f"{self._name}: TensorRT could not run it: {self._messages.last_error}")
         return results
 
     def close(self) -> None:
         """Free the contexts, the engine and its weights. What RTX compiled for this GPU is kept for the next start."""
-        if self._cache is not None and self._cache_path is not None and self._contexts:
-            _write_quietly(self._cache_path, bytes(self._cache.serialize()))
+        if self._cache is not None and self._jit_key is not None and self._contexts:
+            keep_cached(CACHE, self._jit_key, bytes(self._cache.serialize()))
         self._contexts.clear()
         self._bound.clear()
         self._engine = self._runtime = self._cache = self._scratch = None
@@ -185,13 +184,13 @@ class TensorRTEngine:
     def _placeholder(self) -> int:
         """An address for a tensor of no elements: none is refused."""
         if self._empty is None:
-            self._empty = self._device.allocate(512)
+            self._empty = self._gpu.allocate(512)
         return int(self._empty.ptr)
 
     def _give_memory(self, context: Any) -> None:
         size = context.update_device_memory_size_for_shapes()
         if size:
-            self._scratch = self._device.allocate(size)
+            self._scratch = self._gpu.allocate(size)
             context.set_device_memory(self._scratch.ptr, size)
 
     def _context(self, index: int) -> Any:
@@ -205,7 +204,7 @@ class TensorRTEngine:
             context = engine.create_execution_context(runtime_config)
             if context is None:
                 raise EngineError(f"{self._name}: no execution context: {self._messages.last_error}")
-            if not context.set_optimization_profile_async(index, self._device.stream_pointer):
+            if not context.set_optimization_profile_async(index, self._gpu.stream_pointer):
                 raise EngineError(f"{self._name}: profile {index}: {self._messages.last_error}")
             self._contexts[index], self._bound[index] = context, {}
         return self._contexts[index]
@@ -217,8 +216,9 @@ class TensorRTEngine:
             return
         if self._cache is None:
             self._cache = create()
-            if self._cache_path is not None and self._cache_path.is_file():
-                self._cache.deserialize(self._cache_path.read_bytes())
+            kept = read_cached(CACHE, self._jit_key) if self._jit_key is not None else None
+            if kept is not None:
+                self._cache.deserialize(kept)
         getattr(runtime_config, "set_runtime_cache")(self._cache)  # noqa: B009  RTX alone has it
 
     def _fitting_profile(self, feeds: Mapping[str, Array]) -> int:
@@ -255,25 +255,9 @@ class TensorRTEngine:
 
 def gpu_capability() -> str | None:
     """Compute capability of the first GPU, such as "9.0"; None where there is none."""
-    gpu: Any = usable_gpu()  # more than a Device: a CudaDevice
+    gpu = usable_gpu()
     return None if gpu is None else gpu.compute_capability
 
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdecimal())
-
-
-def _jit_cache(plan: bytes, capability: str) -> Path:
-    """Where what RTX compiles of a plan for a GPU is kept: in the user's cache folder."""
-    return cache_folder() / f"{hashlib.sha256(plan).hexdigest()[:32]}-{capability}.jit"
-
-
-def _write_quietly(path: Path, data: bytes) -> None:
-    """Write a cache: one that cannot be written costs time at the next start, and nothing else."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_suffix(f".{os.getpid()}")
-        fresh.write_bytes(data)
-        fresh.replace(path)
-    except OSError as error:
-        log.info("the compiled kernels are not kept: %s", error)

@@ -22,12 +22,14 @@ def default_device(bundle: Bundle) -> str:
     return "cuda" if bundle.needs_gpu() else "cpu"
 
 
-def open_bundle_device(bundle: Bundle, name: str = "auto", precision: str = "auto") -> Device:
+def open_bundle_device(
+    bundle: Bundle, name: str = "auto", precision: str = "auto", threads: int | None = None
+) -> Device:
     """The device to run on. Where it cannot be had the error names a bundle beside this one that needs no GPU."""
     try:
         if name == "cpu" and bundle.needs_gpu():
             raise EngineError(f"{bundle.folder} is compiled for GPUs: it does not run on device 'cpu'")
-        return open_device(default_device(bundle) if name == "auto" else name, precision)
+        return open_device(default_device(bundle) if name == "auto" else name, precision, threads)
     except (EngineError, MissingDependencyError) as error:
         others = [other.folder for other in _siblings(bundle) if not other.needs_gpu()]
         hint = f"; for the CPU, from the same checkpoint: {others[0]}" if others and bundle.needs_gpu() else ""
@@ -43,13 +45,18 @@ def _siblings(bundle: Bundle) -> Iterator[Bundle]:
                 yield other
 
 
+def preferred_backend(bundle: Bundle, environment: Mapping[str, str]) -> str:
+    """What TRT_AUDIOLDM2_BACKEND says runs graphs, else auto. Engines that were compiled for a GPU have no choice."""
+    return "auto" if bundle.needs_gpu() else environment.get(BACKEND_VARIABLE) or "auto"
+
+
 def choose_backend(bundle: Bundle, device: Device, asked: str = "auto") -> str | None:
     """The backend to run this bundle's graphs with; None: as each engine says.
 
     Left to choose, OpenVINO on a CPU where it is installed. Raises InputError for one that cannot run this bundle.
     """
     if asked == "auto":
-        openvino = device.name == "cpu" and not bundle.needs_gpu() and find_spec("openvino") is not None
+        openvino = device.gpu is None and not bundle.needs_gpu() and find_spec("openvino") is not None
         return "openvino" if openvino else None
     if asked not in GRAPH_BACKENDS:
         raise InputError(f"unknown backend '{asked}': auto, {', '.join(GRAPH_BACKENDS)}")

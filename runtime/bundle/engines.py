@@ -1,8 +1,10 @@
-"""The engines of one bundle that are in memory."""
+"""The engines of one bundle that are in memory, and the stages of a call that use them."""
 
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
 
 from runtime.backends.device import Device, HostDevice
 from runtime.backends.engine import Engine
@@ -27,13 +29,15 @@ class OpenEngines(Mapping[str, Engine]):
         self._one_at_a_time = one_at_a_time
         self._open: dict[str, Engine] = {}
         self._spent_s = 0.0
+        self.labels: dict[str, str] = {}  # of each engine that was loaded so far: its library and precision
 
     def __getitem__(self, name: str) -> Engine:
         if name not in self._open:
             if self._one_at_a_time:
                 self.close()
+            self._device.wait()  # what is still queued is not to count as loading
             start = time.perf_counter()
-            self._open[name] = self._load(name)
+            self._keep({name: self._load(name)})
             self._spent_s += time.perf_counter() - start
         return self._open[name]
 
@@ -53,15 +57,16 @@ class OpenEngines(Mapping[str, Engine]):
         start, new = time.perf_counter(), [name for name in names if name not in self._open]
         if self._one_at_a_time or not new:
             return
-        if self._device.name == "cpu":  # side by side: most of the time goes into hashing and reading
+        if self._device.gpu is None:  # side by side: most of the time goes into hashing and reading
             with ThreadPoolExecutor() as pool:
-                self._open |= zip(new, pool.map(self._load, new), strict=True)
+                self._keep(dict(zip(new, pool.map(self._load, new), strict=True)))
         else:  # a GPU's context and stream are the thread's own
-            self._open |= {name: self._load(name) for name in new}
+            self._keep({name: self._load(name) for name in new})
         self._spent_s += time.perf_counter() - start
 
-    def _load(self, name: str) -> Engine:
-        return self._bundle.open(name, self._device, self._backend)
+    def stages(self) -> "Stages":
+        """A new call's stages."""
+        return Stages(self, self._device)
 
     def end_stage(self) -> None:
         """Free what the stage that ends has used, if engines are loaded one at a time."""
@@ -69,8 +74,46 @@ class OpenEngines(Mapping[str, Engine]):
             self.close()
 
     def close(self) -> None:
-        """Free every engine; a later use loads it again."""
+        """Free every engine when the device is done with it; a later use loads it again."""
+        if self._open:
+            self._device.wait()
         while self._open:
             engine = self._open.popitem()[1]
             self._spent_s += engine.loading_s
             engine.close()
+
+    def _load(self, name: str) -> Engine:
+        return self._bundle.open(name, self._device, self._backend)
+
+    def _keep(self, loaded: Mapping[str, Engine]) -> None:
+        self._open |= loaded
+        self.labels |= {name: engine.label for name, engine in loaded.items()}
+
+
+class Stages:
+    """The stages of one call: times each on the device, and frees its engines when it ends.
+
+    Loading and compiling an engine counts as "load", in whichever stage it happens.
+    """
+
+    def __init__(self, engines: OpenEngines, device: Device) -> None:
+        self._engines, self._device = engines, device
+        self._marks: list[tuple[str, Any, Any, float]] = []  # name, start, stop, seconds of loading in it
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Run the block as stage `name`."""
+        start, loading_s = self._device.mark(), self._engines.loading_s
+        try:
+            yield
+        finally:
+            self._engines.end_stage()
+        self._marks.append((name, start, self._device.mark(), self._engines.loading_s - loading_s))
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds by stage, when all of them are done."""
+        seconds = {"load": 0.0}
+        for name, start, stop, loading_s in self._marks:
+            seconds["load"] += loading_s
+            seconds[name] = seconds.get(name, 0.0) + self._device.seconds_between(start, stop) - loading_s
+        return seconds

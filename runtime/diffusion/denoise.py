@@ -1,24 +1,26 @@
 """The denoising loop: plain, and as one captured step that a GPU replays."""
 
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from runtime.backends.device import Array, Device, Replay
 from runtime.backends.engine import Engine
+from runtime.backends.graphs import Graphs
 from runtime.diffusion.feature_cache import CachedUNet
 from runtime.diffusion.schedulers import Plan, State, advance, model_input
 from runtime.diffusion.schedulers.fused import FusedSteps, can_fuse, noisy_steps
-from runtime.text.conditioning import Conditioning
 
 Randn = Callable[[tuple[int, ...]], Array]
 Predict = Callable[[int, Array], Array]
 Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+Feeds = Mapping[str, Array]  # what the UNet is conditioned on, by the names of its inputs
 WHOLE = (0.0, 1.0)  # of the way from noise to sound
-KEPT_STEPS = 8  # captured steps that are kept, one a combination of shapes
+STEPS_AHEAD = 2  # of a GPU that the host may be: more, and progress and an early end would come too soon
 TOKEN_MULTIPLE = 16  # texts are padded to it where shapes are captured: fewer shapes, the same sound
 
 
@@ -32,17 +34,17 @@ def plain_steps(plan: Plan, sample: Array, predict: Predict, randn: Randn) -> It
 
 
 class Denoiser:
-    """Runs a plan over the UNet: on the host step by step, on a GPU as a step that is captured once for its shapes."""
+    """Runs a plan over the UNet: step by step, or on a GPU as a step that is captured once for its shapes."""
 
-    def __init__(self, engines: Mapping[str, Engine], device: Device, *, replay: bool = True) -> None:
-        self._engines, self._device, self._replay = engines, device, replay
-        self._captured: OrderedDict[tuple[object, ...], _CapturedStep] = OrderedDict()
+    def __init__(self, engines: Mapping[str, Engine], device: Device, graphs: Graphs | None = None) -> None:
+        self._engines, self._device = engines, device
+        self._graphs = graphs or Graphs(engines, device)
 
     def steps(
         self,
         plan: Plan,
         sample: Array,
-        conditioning: Conditioning,
+        conditioning: Feeds,
         guidance_scale: float | None,
         randn: Randn,
         guidance_interval: tuple[float, float] = WHOLE,
@@ -56,25 +58,27 @@ class Denoiser:
         draws for schedulers that add noise.
         """
         unet, cached = self._engines["unet"], feature_cache_interval > 1
-        if self._device.name == "cpu" or not can_fuse(plan) or guidance_interval != WHOLE or cached:
-            feeds = _feeds(unet, conditioning)
+        feeds = {name: array for name, array in conditioning.items() if name in unet.inputs}
+        plain = guidance_interval != WHOLE or cached or not can_fuse(plan)
+        if self._device.gpu is not None and not plain:
+            steps = self._replayed(unet, plan, sample, feeds, guidance_scale, randn)
+        else:
             scales = _scales(guidance_scale, guidance_interval, len(plan.steps))
             run = CachedUNet(unet, self._engines["unet_shallow"], feature_cache_interval).run if cached else unet.run
-            yield from plain_steps(plan, sample, partial(self._predict, run, plan, feeds, scales), randn)
-            return
-        draws = [self._device.xp.asarray(randn(sample.shape)) for _ in range(noisy_steps(plan))]
-        noise = np.stack(draws) if draws else None
-        step = self._step(unet, plan, sample, padded(unet, conditioning), guidance_scale, noise)
-        for row in plan.steps:
-            step.replay()
-            yield self._device.watch(f"unet (timestep {row.timestep:g})", step.sample)
+            steps = plain_steps(plan, sample, partial(self._predict, run, plan, feeds, scales), randn)
+        yield from self._in_step(steps)
 
-    def clear(self) -> None:
-        """Forget captured steps: they point into the engine."""
-        self._captured.clear()
+    def _in_step(self, steps: Iterator[Array]) -> Iterator[Array]:
+        """The same samples, each when the device is at most STEPS_AHEAD steps behind the host."""
+        marks: deque[Any] = deque()
+        for sample in steps:
+            marks.append(self._device.mark())
+            if len(marks) > STEPS_AHEAD:
+                self._device.wait(marks.popleft())
+            yield sample
 
     def _predict(
-        self, run: Run, plan: Plan, feeds: Mapping[str, Array], scales: Sequence[float | None], i: int, sample: Array
+        self, run: Run, plan: Plan, feeds: Feeds, scales: Sequence[float | None], i: int, sample: Array
     ) -> Array:
         """The model's output at `sample` in step `i`, guided where there is a guidance scale."""
         scale, timestep = scales[i], plan.steps[i].timestep
@@ -90,45 +94,37 @@ class Denoiser:
         unconditional, text = np.split(output, 2)
         return unconditional + np.float32(scale) * (text - unconditional)
 
-    def _step(
-        self,
-        unet: Engine,
-        plan: Plan,
-        sample: Array,
-        conditioning: Conditioning,
-        guidance_scale: float | None,
-        noise: Array | None,
-    ) -> "_CapturedStep":
-        """The captured step of these shapes, ready at the first row of the plan."""
-        feeds = _feeds(unet, conditioning)
+    def _replayed(
+        self, unet: Engine, plan: Plan, sample: Array, feeds: Feeds, guidance_scale: float | None, randn: Randn
+    ) -> Iterator[Array]:
+        """Every step by one launch of the step of these shapes, which is captured when they come first."""
+        draws = [self._device.xp.asarray(randn(sample.shape)) for _ in range(noisy_steps(plan))]
+        noise = np.stack(draws) if draws else None
+        feeds = padded(unet, feeds)
         shapes = tuple((name, array.shape) for name, array in feeds.items())
-        key = (sample.shape, shapes, guidance_scale is None, noisy_steps(plan), max(plan.depth, FusedSteps.room))
-        step = self._captured.pop(key, None)
-        if step is None:
+        depth = max(plan.depth, FusedSteps.room)
+        key = ("step", sample.shape, shapes, guidance_scale is None, noisy_steps(plan), depth)
+
+        def make() -> _Step:
             fused = FusedSteps(self._device.xp, plan, sample.copy(), guidance_scale, noise)
-            step = _capture(self._device, unet, fused, feeds, captures=self._replay and unet.capturable)
-        step.start(plan, sample, feeds, guidance_scale, noise)
-        self._captured[key] = step
-        while len(self._captured) > (KEPT_STEPS if self._replay else 0):
-            self._captured.popitem(last=False)
-        return step
+            return _make_step(self._device, unet, fused, feeds, captures=self._graphs.captures("unet"))
+
+        with self._graphs.borrowed(key, make) as step:
+            step.start(plan, sample, feeds, guidance_scale, noise)
+            for row in plan.steps:
+                step.replay()
+                yield self._device.watch(f"unet (timestep {row.timestep:g})", step.fused.sample)
 
 
 @dataclass(frozen=True)
-class _CapturedStep:
+class _Step:
     """One step over buffers of its own: `replay` reads and writes the same addresses every time."""
 
     fused: FusedSteps
-    feeds: Mapping[str, Array]
+    feeds: Feeds
     replay: Replay
 
-    @property
-    def sample(self) -> Array:
-        return self.fused.sample
-
-    def start(
-        self, plan: Plan, sample: Array, feeds: Mapping[str, Array], guidance_scale: float | None, noise: Array | None
-    ) -> None:
+    def start(self, plan: Plan, sample: Array, feeds: Feeds, guidance_scale: float | None, noise: Array | None) -> None:
         """Fill the buffers for another run."""
         self.fused.reset(plan, guidance_scale, noise)
         self.fused.sample[...] = sample
@@ -136,19 +132,7 @@ class _CapturedStep:
             self.feeds[name][...] = array
 
 
-def padded(unet: Engine, conditioning: Conditioning) -> Conditioning:
-    """The conditioning with masked tokens up to a multiple of TOKEN_MULTIPLE, or to the most that the UNet takes."""
-    spec = unet.inputs.get("encoder_attention_mask_1")
-    if spec is None:  # it does not see these tokens
-        return conditioning
-    tokens = conditioning.attention_mask.shape[1]
-    longer, most = -(-tokens // TOKEN_MULTIPLE) * TOKEN_MULTIPLE, spec.max_shape[1]
-    return conditioning.padded(longer if most is None else max(min(longer, most), tokens))
-
-
-def _capture(
-    device: Device, unet: Engine, fused: FusedSteps, feeds: Mapping[str, Array], *, captures: bool
-) -> _CapturedStep:
+def _make_step(device: Device, unet: Engine, fused: FusedSteps, feeds: Feeds, *, captures: bool) -> _Step:
     xp, sample = device.xp, fused.sample
     own = {name: array.copy() for name, array in feeds.items()}
     rows = sample.shape[0] * fused.copies
@@ -158,20 +142,29 @@ def _capture(
         fused.prepare(shown, timestep)
         fused.update(unet.run({**own, "sample": shown, "timestep": timestep})["noise_pred"])
 
-    return _CapturedStep(fused, own, device.capture(work) if captures else work)
+    return _Step(fused, own, device.capture(work) if captures else work)
+
+
+def padded(unet: Engine, feeds: Feeds) -> dict[str, Array]:
+    """The feeds with zeros up to a multiple of TOKEN_MULTIPLE tokens, or to the most that the UNet takes.
+
+    The mask is among them, so what is added is masked. A UNet that does not see the tokens has none to pad.
+    """
+    longer = {}
+    for name, array in feeds.items():
+        spec = unet.inputs[name]
+        axis = spec.axes.index("tokens") if "tokens" in spec.axes else None
+        if axis is None:
+            longer[name] = array
+            continue
+        tokens, most = array.shape[axis], spec.max_shape[axis]
+        wanted = -(-tokens // TOKEN_MULTIPLE) * TOKEN_MULTIPLE
+        missing = max((wanted if most is None else min(wanted, most)) - tokens, 0)
+        longer[name] = np.pad(array, [(0, missing if i == axis else 0) for i in range(array.ndim)])
+    return longer
 
 
 def _scales(scale: float | None, interval: tuple[float, float], steps: int) -> list[float | None]:
     """The guidance scale of every step: None outside of the interval, that is, no guidance."""
     start, stop = interval
     return [scale if start <= i / steps < stop else None for i in range(steps)]
-
-
-def _feeds(unet: Engine, conditioning: Conditioning) -> dict[str, Array]:
-    """What the UNet is conditioned on: some attend to the first states only."""
-    arrays = {
-        "encoder_hidden_states": conditioning.generated_prompt_embeds,
-        "encoder_hidden_states_1": conditioning.prompt_embeds,
-        "encoder_attention_mask_1": conditioning.attention_mask,
-    }
-    return {name: array for name, array in arrays.items() if name in unet.inputs}

@@ -18,7 +18,7 @@ class CachedUNet:
     def __init__(self, whole: Engine, shallow: Engine, interval: int) -> None:
         self._whole, self._shallow, self._interval = whole, shallow, interval
         self._runs = 0
-        self._features: Array | None = None  # (rows, deep channels, mel, height), the engine's own until its next run
+        self._features: Array | None = None  # (rows, deep channels, mel, height)
 
     def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         """The outputs of the one or the other; `noise_pred` is in both.

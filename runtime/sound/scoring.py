@@ -4,6 +4,8 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
+from runtime.backends.device import Device
+from runtime.backends.engine import Engine
 from runtime.bundle.manifest import FeatureExtractorSpec
 from runtime.sound.mel import mel_filters
 
@@ -19,6 +21,29 @@ def cosine_scores(text_embeds: Floats, audio_embeds: Floats) -> Floats:
     """Cosine similarity of each waveform with its own text; both (rows, width), of unit length."""
     scores: Floats = (audio_embeds * text_embeds).sum(axis=1)
     return scores
+
+
+def clap_scores(
+    audio_encoder: Engine,
+    device: Device,
+    texts: Floats,
+    audios: Floats,
+    sample_rate_hz: int,
+    extractor: FeatureExtractorSpec,
+) -> Floats:
+    """CLAP's score of each waveform, (rows,), on the host.
+
+    `texts` are text embeddings of unit length, (rows, width), `audios` waveforms, (rows, samples).
+    """
+    features = device.xp.asarray(log_mels(audios, sample_rate_hz, extractor))
+    heard = device.watch("audio_encoder", audio_encoder.run({"input_features": features})["audio_embeds"])
+    return cosine_scores(texts, device.to_host(heard))
+
+
+def best_first(scores: Floats, candidates: int) -> list[int]:
+    """The order of rows that puts the best of each prompt's `candidates` first; scores (rows,), prompt after prompt."""
+    best = np.argsort(-scores.reshape(-1, candidates), axis=1, kind="stable")
+    return [int(row) for row in (best + np.arange(len(best))[:, None] * candidates).reshape(-1)]
 
 
 def resample(audio: Floats, from_hz: int, to_hz: int) -> Floats:

@@ -18,7 +18,7 @@ from runtime.backends.specs import BuiltFor
 from runtime.bundle import Bundle
 from runtime.bundle.manifest import describe_file, write_manifest
 from runtime.diffusion.schedulers import scheduler_names
-from tests.fake_cupy import FakeCupy
+from tests.fake_cupy import Event, FakeCupy
 from tests.fake_tensorrt import BoundSession, FakeTensorRT
 
 FAST: dict[str, Any] = {"num_inference_steps": 4, "audio_length_in_s": 0.52}
@@ -55,7 +55,6 @@ def compiled(bundle: Callable[[str], Path], tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
-    monkeypatch.delenv("TRT_AUDIOLDM2_BACKEND", raising=False)  # it names what runs graphs: these are compiled
     cupy = FakeCupy()
     trt = FakeTensorRT(cupy)
     monkeypatch.setitem(sys.modules, "cupy", cupy)
@@ -101,6 +100,33 @@ def test_a_step_is_captured_once_and_nobody_waits_for_it(compiled: Path, gpu: Gp
     assert cupy.waits - waits == 2  # the samples, and one array of flags
     first, last = np.array(seen[0]), np.array(seen[-1])
     assert (last - first).tolist() == [0, 0, 0, 19]  # nothing but replays
+
+
+@pytest.mark.parametrize("options", [{}, {"guidance_interval": (0.0, 0.5)}], ids=["captured", "plain"])
+def test_the_host_is_two_steps_ahead_at_most(
+    compiled: Path, gpu: Gpu, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    """Or a progress bar is full, and an early end wanted, before the first step is done."""
+    passed: list[Event] = []
+    monkeypatch.setattr(Event, "synchronize", lambda self: passed.append(self) or setattr(self, "done", True))
+    at_callback: list[int] = []
+    pipe = AudioLDM2Pipeline.from_pretrained(compiled)
+    pipe("rain", callback=lambda *_: at_callback.append(len(passed)), **{**FAST, "num_inference_steps": 6}, **options)
+    assert at_callback == [0, 0, 1, 2, 3, 4]
+
+
+def test_a_paused_run_goes_on_with_its_own_samples(compiled: Path, on_cpu: AudioLDM2Pipeline, gpu: Gpu) -> None:
+    """Another run of the same shapes, begun in the middle of one by its callback."""
+    pipe = AudioLDM2Pipeline.from_pretrained(compiled)
+    inner: list[np.ndarray] = []
+
+    def callback(step: int, *_: object) -> None:
+        if step == 1 and not inner:
+            inner.append(pipe("wind", seed=2, **FAST).audios)
+
+    outer = pipe("rain", seed=1, callback=callback, **FAST).audios
+    assert relative_error(outer, on_cpu("rain", seed=1, **FAST).audios) <= EXACT
+    assert relative_error(inner[0], on_cpu("wind", seed=2, **FAST).audios) <= EXACT
 
 
 def test_a_call_like_an_earlier_one_is_replayed_whole(compiled: Path, on_cpu: AudioLDM2Pipeline, gpu: Gpu) -> None:

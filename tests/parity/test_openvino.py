@@ -1,6 +1,8 @@
 """OpenVINO on the same bundles: what it computes, what it compiles, and who chooses it."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -95,13 +97,13 @@ def executed(request: Any) -> list[tuple[str, str]]:
 
 def test_texts_of_any_length_share_a_program(bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[str] = []
-    compile_ = backend.OpenVinoEngine._compiled
+    compile_ = backend.Program._compile
 
-    def spy(self: backend.OpenVinoEngine, shapes: Any) -> Any:
-        compiled.append(self._name)
+    def spy(self: backend.Program, shapes: Any) -> Any:
+        compiled.append(self._path.stem)
         return compile_(self, shapes)
 
-    monkeypatch.setattr(backend.OpenVinoEngine, "_compiled", spy)
+    monkeypatch.setattr(backend.Program, "_compile", spy)
     pipe = opened(bundle("plain"))
     for prompt in PROMPTS:
         pipe(prompt, seed=1, **CALL)
@@ -119,35 +121,97 @@ def test_programs_of_few_shapes_are_kept(bundle: Callable[[str], Path]) -> None:
     np.testing.assert_array_equal(again[0], again[-1])
 
 
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of graphs as they are compiled, rather than read from the cache."""
+    names: list[str] = []
+
+    def spy(name: str, *_: object) -> None:
+        names.append(name)
+
+    keep = backend.keep_cached
+    monkeypatch.setattr(backend, "keep_cached", lambda *entry: (spy(*entry), keep(*entry)))
+    return names
+
+
+def vocoder(folder: Path) -> backend.OpenVinoEngine:
+    engine = Bundle.read(folder).open("vocoder", HostDevice("fp32"), "openvino")
+    assert isinstance(engine, backend.OpenVinoEngine)
+    return engine
+
+
 def test_programs_are_kept_on_disk_within_bounds(
-    bundle: Callable[[str], Path], cache: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Callable[[str], Path], cache: Path, compiled: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened(bundle("plain"))("rain", seed=1, **CALL)
-    files = list(cache.glob("*.blob"))
-    assert len(files) == 7
-    engine = Bundle.read(bundle("plain")).open("vocoder", HostDevice("fp32"), "openvino")
-    assert isinstance(engine, backend.OpenVinoEngine)
-    frames = 52  # of 0.5 s, in whole latent rows
-    for size, known in ((frames, True), (frames + 4, False)):
-        program = engine._compiled(((1, size, 64),)).get_compiled_model()
-        assert program.get_property("LOADED_FROM_CACHE") is known
-    monkeypatch.setattr(backend, "CACHE_BYTES", max(file.stat().st_size for file in files))
-    engine.run({"mel": np.zeros((1, 28, 64), np.float32)})
-    assert sum(file.stat().st_size for file in cache.glob("*.blob")) <= backend.CACHE_BYTES
-    monkeypatch.setattr(backend, "CACHED_GRAPH_BYTES", 0)
-    before = sorted(cache.glob("*.blob"))
+    assert len(list(cache.iterdir())) == len(compiled) == 7
     opened(bundle("plain"))("rain", seed=1, **CALL)
-    assert sorted(cache.glob("*.blob")) == before
+    assert len(compiled) == 7  # all were read back
+    most = max(file.stat().st_size for file in cache.iterdir())
+    monkeypatch.setattr("runtime.backends.cache.CACHE_BYTES", most)
+    vocoder(bundle("plain")).run({"mel": np.zeros((1, 28, 64), np.float32)})
+    assert len(compiled) == 8
+    assert 0 < sum(file.stat().st_size for file in cache.iterdir()) <= most
+    before = sorted(cache.iterdir())
+    monkeypatch.setattr(backend, "CACHED_GRAPH_BYTES", 0)
+    opened(bundle("plain"))("rain", seed=1, **CALL)
+    assert sorted(cache.iterdir()) == before
+
+
+def test_a_damaged_program_is_compiled_again(bundle: Callable[[str], Path], cache: Path, compiled: list[str]) -> None:
+    """A flipped bit once made another sound without a word."""
+    mel = np.random.default_rng().standard_normal((1, 16, 64), np.float32)
+    expected = vocoder(bundle("plain")).run({"mel": mel})["waveform"]
+    (file,) = cache.iterdir()
+    whole = file.read_bytes()
+    for damaged in (whole[:-2000] + bytes([whole[-2000] ^ 16]) + whole[-1999:], whole[:100], b""):
+        compiled.clear()
+        file.write_bytes(damaged)
+        np.testing.assert_array_equal(vocoder(bundle("plain")).run({"mel": mel})["waveform"], expected)
+        assert compiled == ["openvino"]
+        assert file.read_bytes() == whole
+
+
+@pytest.mark.parametrize("trouble", ["a file in its place", "no home", "no space", "/proc"])
+def test_a_cache_that_cannot_be_used_costs_no_render(
+    trouble: str, bundle: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if trouble == "a file in its place":
+        (tmp_path / "trt-audioldm2").write_text("not a folder")
+    elif trouble == "no home":
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("Could not determine home")))
+    elif trouble == "no space":
+        monkeypatch.setattr(Path, "write_bytes", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+    else:
+        monkeypatch.setenv("XDG_CACHE_HOME", "/proc")
+    assert np.isfinite(vocoder(bundle("plain")).run({"mel": np.zeros((1, 16, 64), np.float32)})["waveform"]).all()
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["one pipeline", "a pipeline each"])
+def test_threads_get_what_they_get_alone(bundle: Callable[[str], Path], shared: bool) -> None:
+    """Cold at first, of several lengths, so that programs are compiled and dropped while others run."""
+    calls = [("rain", 1, 0.5), ("a dog", 2, 0.6), ("a low bell", 3, 0.7), ("siren", 4, 0.8)]
+
+    def run(pipe: AudioLDM2Pipeline, prompt: str, seed: int, seconds: float) -> np.ndarray:
+        return pipe(
+            prompt, seed=seed, audio_length_in_s=seconds, num_inference_steps=2, num_waveforms_per_prompt=2
+        ).audios
+
+    alone = [run(opened(bundle("plain")), *call) for call in calls]
+    one = opened(bundle("plain"))
+    pipes = [one if shared else opened(bundle("plain")) for _ in calls]
+    with ThreadPoolExecutor(len(calls)) as pool:
+        for _ in range(3):
+            for found, expected in zip(pool.map(run, pipes, *zip(*calls, strict=True)), alone, strict=True):
+                assert relative_error(found, expected) <= 1e-5
 
 
 def test_who_chooses(bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     read = Bundle.read(bundle("plain"))
+    assert choose_backend(read, HostDevice(), "auto") is None  # here OpenVINO counts as not installed
+    monkeypatch.setattr("runtime.bundle.choice.find_spec", find_spec)
     assert choose_backend(read, HostDevice(), "auto") == "openvino"
-    monkeypatch.setattr("runtime.bundle.choice.find_spec", lambda _: None)
-    assert choose_backend(read, HostDevice(), "auto") is None
-    assert AudioLDM2Pipeline.from_pretrained(bundle("plain"), "cpu").label == "onnxruntime"
-    monkeypatch.setenv("TRT_AUDIOLDM2_BACKEND", "openvino")
-    assert AudioLDM2Pipeline.from_pretrained(bundle("plain"), "cpu", precision="fp32").label == "openvino fp32"
     with raises_line(InputError, "unknown backend 'tensorflow'", "auto, onnxruntime, openvino"):
         choose_backend(read, HostDevice(), "tensorflow")
     with raises_line(InputError, "unknown precision 'int4'", "auto, fp32, bf16"):

@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from runtime.bundle.manifest import AudioSpec, FeatureExtractorSpec
+from runtime.bundle.manifest import SCHEMA, AudioSpec, CheckpointSpec, FeatureExtractorSpec, Manifest
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,6 +31,22 @@ EXTRACTOR = FeatureExtractorSpec(
     max_samples=480_000,
     padding="repeatpad",
 )
+
+
+def make_manifest(audio: AudioSpec = AUDIO, **changes: Any) -> Manifest:
+    """A manifest of this audio side, with no engines."""
+    fields: dict[str, Any] = {
+        "schema": SCHEMA,
+        "checkpoint": CheckpointSpec(id="made/up", revision=None, weights_sha256="0" * 64),
+        "versions": {},
+        "audio": audio,
+        "max_new_tokens": 8,
+        "scheduler": {"_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear"},
+        "feature_extractor": EXTRACTOR,
+        "tokenizers": {},
+        "engines": {},
+    }
+    return Manifest(**{**fields, **changes})
 
 
 @contextmanager

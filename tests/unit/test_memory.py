@@ -10,7 +10,7 @@ from runtime.errors import InputError
 from runtime.memory import check_memory, peak_bytes
 from runtime.request import Request, check_request
 from runtime.sound.vocode import WINDOW_FRAMES
-from tests.unit.helpers import AUDIO, raises_line
+from tests.unit.helpers import AUDIO, make_manifest, raises_line
 from tests.unit.test_bundle import make_bundle
 
 WEIGHTS = {"unet": 2_000, "vocoder": 1_000}  # bytes of make_bundle's files
@@ -24,7 +24,7 @@ def make_request(duration_s: float, waveforms: int = 1, guidance_scale: float = 
         guidance_scale=guidance_scale,
         num_waveforms_per_prompt=waveforms,
     )
-    return check_request(AUDIO, given)
+    return check_request(make_manifest(), given)
 
 
 def peak(folder: Path, engine: str, request: Request, low_memory: bool = False, vae_slicing: bool = False) -> float:

@@ -1,0 +1,179 @@
+"""Prompt to conditioning: CLAP and T5 (or VITS) states, their projection, GPT2's new embeddings."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from runtime.backends.device import Array, Device, HostDevice
+from runtime.backends.engine import Engine
+from runtime.backends.graphs import Graphs
+from runtime.errors import InputError
+from runtime.text.conditioning import Conditioning
+from runtime.text.speech import VitsTokenizer
+from runtime.text.tokenizer import Ints, TextTokenizer
+
+CAPTURED_TOKENS = 32  # speech makes 512, each with a longer cache: its graph would be large
+CACHED_PROMPTS = 32  # conditioning of one is 0.2 MB at base size, 4 MB for speech
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt of a call: a text, or in its place one row of embeddings that were made of a text before.
+
+    Both negative parts are None where there is no guidance.
+    """
+
+    text: str | None
+    spoken: str | None = None  # the transcription, for a speech checkpoint
+    embeds: Conditioning | None = None
+    negative: str | None = None
+    negative_embeds: Conditioning | None = None
+
+
+class PromptEncoder:
+    """Runs the four text engines. Each prompt is encoded with its own negative prompt alone, so that no prompt's sound
+    depends on what else is in the batch.
+    """
+
+    def __init__(
+        self,
+        engines: Mapping[str, Engine],
+        tokenizers: Mapping[str, TextTokenizer],
+        speech: VitsTokenizer | None = None,
+        device: Device | None = None,
+        graphs: Graphs | None = None,
+    ) -> None:
+        self._engines, self._tokenizers, self._speech = engines, tokenizers, speech
+        self._device = device or HostDevice()
+        self._graphs = graphs or Graphs(engines, self._device)
+        self.encode = lru_cache(CACHED_PROMPTS)(self._encode)
+
+    def conditioning(self, prompt: "Prompt", max_new_tokens: int) -> Conditioning:
+        """What a prompt conditions the UNet on: one row, or with guidance two, the negative one first."""
+        if prompt.text is not None:
+            encoded = self.encode(prompt.text, prompt.negative, max_new_tokens, prompt.spoken)
+        else:
+            assert prompt.embeds is not None
+            encoded = prompt.embeds.on(self._device.xp)
+            if prompt.negative is not None:
+                negative = self.encode_negative(prompt.negative, encoded, max_new_tokens)
+                encoded = Conditioning.pair(negative, encoded)
+        if prompt.negative_embeds is not None:
+            encoded = Conditioning.pair(prompt.negative_embeds.on(self._device.xp), encoded)
+        return encoded
+
+    def _encode(
+        self, prompt: str, negative_prompt: str | None, max_new_tokens: int, transcription: str | None = None
+    ) -> Conditioning:
+        """Encode one prompt. With a negative prompt there are two rows, the negative one first.
+
+        A speech checkpoint's second text encoder reads the transcription, CLAP the prompt. CLAP's ids are padded to the
+        longer of the two texts, not to 512: its pooled vector does not depend on right padding.
+        """
+        texts = [prompt] if negative_prompt is None else [negative_prompt, prompt]
+        if transcription is None:
+            states, mask = self._t5_states(texts)
+        else:
+            states, mask = self._speech_states(transcription, guided=negative_prompt is not None)
+        return self._project_and_generate(texts, states, mask, max_new_tokens)
+
+    def encode_negative(self, text: str, positive: Conditioning, max_new_tokens: int) -> Conditioning:
+        """Encode one negative prompt alone, for a positive row that came as embeddings: cut or padded to its length."""
+        if self._speech is not None:
+            states, mask = np.zeros_like(positive.prompt_embeds), np.zeros_like(positive.attention_mask)
+        else:
+            states, mask = self._t5_states([text], length=positive.prompt_embeds.shape[1])
+        return self._project_and_generate([text], states, mask, max_new_tokens)
+
+    def _project_and_generate(self, texts: list[str], states: Array, mask: Ints, max_new_tokens: int) -> Conditioning:
+        clap = self.text_embeds(texts)[:, None]  # (rows, 1, CLAP width)
+
+        def work(clap: Array, states: Array, mask: Array) -> tuple[Array]:
+            projected = self._run(
+                "projection_model",
+                hidden_states=clap,
+                attention_mask=self._device.xp.ones((len(texts), 1), np.int64),
+                hidden_states_1=states,
+                attention_mask_1=mask,
+            )
+            return (self.generate(projected["projected_states"], projected["projected_mask"], max_new_tokens),)
+
+        if max_new_tokens <= CAPTURED_TOKENS:
+            name = f"generate {max_new_tokens}"
+            (generated,) = self._graphs.run(name, "language_model", work, clap, states, mask)
+        else:
+            (generated,) = work(clap, states, mask)
+        return Conditioning(prompt_embeds=states, attention_mask=mask, generated_prompt_embeds=generated)
+
+    def _t5_states(self, texts: list[str], length: int | None = None) -> tuple[Array, Ints]:
+        """States (texts, tokens, width) and mask (texts, tokens).
+
+        As in the reference the last text, the prompt, sets the number of tokens, and a negative one before it is cut or
+        padded to that; or all are, to `length`.
+        """
+        t5 = self._tokenizers["text_encoder_2"]
+        prompt = t5.ids(texts[-1], max_length=length)
+        length = length or len(prompt)
+        rows = t5.pad([*(t5.ids(text, max_length=length) for text in texts[:-1]), prompt], length)
+        ids, mask = map(self._device.xp.asarray, rows)
+        return self._encoded("text_encoder_2", "last_hidden_state", ids, mask), mask
+
+    def _speech_states(self, transcription: str, *, guided: bool) -> tuple[Array, Ints]:
+        """States (rows, tokens, width) and mask (rows, tokens). The negative row says nothing: all zeros, in both."""
+        if self._speech is None:
+            raise InputError("transcription is for speech checkpoints: this bundle has no VITS tokenizer")
+        ids, mask = map(self._device.xp.asarray, self._speech.row(transcription))
+        states = self._encoded("text_encoder_2", "last_hidden_state", ids, mask)
+        if not guided:
+            return states, mask
+        return np.concatenate([np.zeros_like(states), states]), np.concatenate([np.zeros_like(mask), mask])
+
+    def text_embeds(self, texts: list[str]) -> Array:
+        """CLAP's text embeddings of unit length, (texts, width)."""
+        clap = self._tokenizers["text_encoder"]
+        ids, mask = map(self._device.xp.asarray, clap.pad([clap.ids(text) for text in texts]))
+        return self._encoded("text_encoder", "text_embeds", ids, mask)
+
+    def generate(self, inputs_embeds: Array, attention_mask: Array, max_new_tokens: int) -> Array:
+        """GPT2's next embeddings, (rows, max_new_tokens, width): each is the last hidden state, fed back.
+
+        `inputs_embeds` (rows, length, width), `attention_mask` (rows, length). The first run has an empty past. Raises
+        InputError if there are more new tokens than the model has positions for.
+        """
+        engine = self._engines["language_model"]
+        rows, length = attention_mask.shape
+        positions = engine.inputs["attention_mask"].max_shape[1]
+        if positions is not None and length + max_new_tokens - 1 > positions:  # the last one is not fed back
+            raise InputError(
+                f"max_new_tokens is {max_new_tokens}: the language model has {positions} positions, of which the texts "
+                f"take {length}, so at most {positions - length + 1}"
+            )
+        xp = self._device.xp
+        past = {
+            name: xp.zeros((rows, spec.min_shape[1], 0, spec.min_shape[3]), spec.dtype)
+            for name, spec in engine.inputs.items()
+            if name.startswith("past_")
+        }
+        mask, new = attention_mask, []
+        for _ in range(max_new_tokens):
+            outputs = engine.run({"inputs_embeds": inputs_embeds, "attention_mask": mask, **past})
+            inputs_embeds = outputs["last_hidden_state"][:, -1:].copy()  # (rows, 1, width), without gaps in memory
+            new.append(self._device.watch("language_model", inputs_embeds))  # not the cache: long, at every step
+            past = {name: outputs[name.replace("past_", "present_")] for name in past}
+            mask = np.concatenate([mask, xp.ones((rows, 1), mask.dtype)], axis=1)
+        return np.concatenate(new, axis=1)
+
+    def _encoded(self, name: str, output: str, ids: Array, mask: Array) -> Array:
+        """One output of a text encoder."""
+
+        def work(ids: Array, mask: Array) -> tuple[Array]:
+            return (self._run(name, input_ids=ids, attention_mask=mask)[output],)
+
+        (states,) = self._graphs.run(name, name, work, ids, mask)
+        return states
+
+    def _run(self, name: str, **feeds: Array) -> Mapping[str, Array]:
+        outputs = self._engines[name].run(feeds)
+        return {key: self._device.watch(f"{name} ({key})", array) for key, array in outputs.items()}
