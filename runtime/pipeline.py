@@ -66,7 +66,12 @@ class AudioLDM2Pipeline:
         vits = None if speech is None else VitsTokenizer(bundle.path(speech.file), speech)
         self._graphs = Graphs(self._engines, self._device, enabled=not low_memory)
         self._encoder = PromptEncoder(self._engines, tokenizers, self._device, vits, self._graphs)
-        self._denoiser = Denoiser(self._engines, self._device, replay=not low_memory)
+        self._denoiser = Denoiser(
+            self._engines,
+            self._device,
+            token_multiple=bundle.manifest.token_multiple,
+            replay=not low_memory,
+        )
 
     @classmethod
     def from_pretrained(

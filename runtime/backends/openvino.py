@@ -24,9 +24,8 @@ KEPT_SHAPES = 2  # programs of one engine in memory: each packs the weights anew
 # and takes 1.3 GB more memory while it is loaded (bench/LOG.md).
 CACHED_GRAPH_BYTES = 64 << 20
 CACHE_BYTES = 1 << 30
-# Left to choose, this engine computes in BF16 inside its residual blocks only: what is rounded away on the way to a
-# waveform is heard as hiss. So the demo's sounds are recognised as in FP32, in BF16 throughout three quarters are.
-HEARD = {"vocoder"}
+# Left to choose, an audible engine computes in BF16 inside its residual blocks only: what is rounded away on the way to
+# a waveform is heard as hiss. So the demo's sounds are recognised as in FP32, in BF16 throughout three quarters are.
 MADV_DONTNEED = 4
 PRECISIONS = {"fp32": "f32", "bf16": "bf16", "mixed": "f32"}
 
@@ -37,6 +36,7 @@ def load(
     outputs: Mapping[str, TensorSpec],
     device: Device,
     built_for: BuiltFor | None,  # noqa: ARG001  a graph is built for nothing in particular
+    audible: bool = False,
 ) -> "OpenVinoEngine":
     """Open an `.onnx` file, or an `.xml` in OpenVINO's format.
 
@@ -51,7 +51,7 @@ def load(
         raise MissingDependencyError("openvino is not installed: pip install 'trt-audioldm2[openvino]'") from error
     core = openvino.Core()
     precision = _precision(core, device.precision)
-    if device.precision == "auto" and precision == "bf16" and path.stem in HEARD:
+    if device.precision == "auto" and precision == "bf16" and audible:
         precision = "mixed"
     core.set_property("CPU", {"INFERENCE_PRECISION_HINT": PRECISIONS[precision], "PERFORMANCE_HINT": "LATENCY"})
     if sum(file.stat().st_size for file in _files(path)) <= CACHED_GRAPH_BYTES:

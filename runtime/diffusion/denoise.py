@@ -19,7 +19,6 @@ Predict = Callable[[int, Array], Array]
 Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 WHOLE = (0.0, 1.0)  # of the way from noise to sound
 KEPT_STEPS = 8  # captured steps that are kept, one a combination of shapes
-TOKEN_MULTIPLE = 16  # texts are padded to it where shapes are captured: fewer shapes, the same sound
 
 
 def plain_steps(plan: Plan, sample: Array, predict: Predict, randn: Randn) -> Iterator[Array]:
@@ -34,8 +33,11 @@ def plain_steps(plan: Plan, sample: Array, predict: Predict, randn: Randn) -> It
 class Denoiser:
     """Runs a plan over the UNet: on the host step by step, on a GPU as a step that is captured once for its shapes."""
 
-    def __init__(self, engines: Mapping[str, Engine], device: Device, *, replay: bool = True) -> None:
+    def __init__(
+        self, engines: Mapping[str, Engine], device: Device, *, token_multiple: int, replay: bool = True
+    ) -> None:
         self._engines, self._device, self._replay = engines, device, replay
+        self._token_multiple = token_multiple
         self._captured: OrderedDict[tuple[object, ...], _CapturedStep] = OrderedDict()
 
     def steps(
@@ -64,7 +66,7 @@ class Denoiser:
             return
         draws = [self._device.xp.asarray(randn(sample.shape)) for _ in range(noisy_steps(plan))]
         noise = np.stack(draws) if draws else None
-        step = self._step(unet, plan, sample, padded(unet, conditioning), guidance_scale, noise)
+        step = self._step(unet, plan, sample, padded(unet, conditioning, self._token_multiple), guidance_scale, noise)
         for row in plan.steps:
             step.replay()
             yield self._device.watch(f"unet (timestep {row.timestep:g})", step.sample)
@@ -136,13 +138,16 @@ class _CapturedStep:
             self.feeds[name][...] = array
 
 
-def padded(unet: Engine, conditioning: Conditioning) -> Conditioning:
-    """The conditioning with masked tokens up to a multiple of TOKEN_MULTIPLE, or to the most that the UNet takes."""
+def padded(unet: Engine, conditioning: Conditioning, multiple: int) -> Conditioning:
+    """The conditioning with masked tokens up to a multiple of `multiple`, or to the most that the UNet takes.
+
+    Steps are captured for their shapes: so there are fewer shapes, with the same sound.
+    """
     spec = unet.inputs.get("encoder_attention_mask_1")
     if spec is None:  # it does not see these tokens
         return conditioning
     tokens = conditioning.attention_mask.shape[1]
-    longer, most = -(-tokens // TOKEN_MULTIPLE) * TOKEN_MULTIPLE, spec.max_shape[1]
+    longer, most = -(-tokens // multiple) * multiple, spec.max_shape[1]
     return conditioning.padded(longer if most is None else max(min(longer, most), tokens))
 
 

@@ -6,8 +6,6 @@ from runtime.backends.device import Array, Device, HostDevice
 from runtime.backends.engine import Engine
 from runtime.bundle.manifest import AudioSpec
 
-WINDOW_FRAMES = 1024  # 10.24 s of the published checkpoints: see bench/LOG.md for what other lengths cost
-
 
 def vocode(vocoder: Engine, mel: Array, audio: AudioSpec, device: Device | None = None) -> Array:
     """Mel (rows, frames, mel_bins) to waveforms (rows, samples).
@@ -18,8 +16,8 @@ def vocode(vocoder: Engine, mel: Array, audio: AudioSpec, device: Device | None 
     device = device or HostDevice()
     frames, hop, context = mel.shape[1], audio.hop_samples, audio.vocoder_context_frames
     pieces = []
-    for start in range(0, frames, WINDOW_FRAMES):
-        stop = min(start + WINDOW_FRAMES, frames)
+    for start in range(0, frames, audio.vocoder_window_frames):
+        stop = min(start + audio.vocoder_window_frames, frames)
         first, last = max(start - context, 0), min(stop + context, frames)
         window = mel[:, first:last].copy()
         waveform = device.watch("vocoder", vocoder.run({"mel": window})["waveform"])

@@ -19,6 +19,7 @@ AUDIO = AudioSpec(
     vae_scale_factor=4,
     vae_scaling_factor=0.4,
     vocoder_context_frames=23,
+    vocoder_window_frames=1024,
 )
 EXTRACTOR = FeatureExtractorSpec(
     sample_rate_hz=48_000,

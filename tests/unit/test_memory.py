@@ -9,7 +9,6 @@ from runtime.arguments import Arguments
 from runtime.errors import InputError
 from runtime.memory import check_memory, peak_bytes
 from runtime.request import Request, check_request
-from runtime.sound.vocode import WINDOW_FRAMES
 from tests.unit.helpers import AUDIO, raises_line
 from tests.unit.test_bundle import make_bundle
 
@@ -49,7 +48,7 @@ def test_slicing_decodes_one_row(tmp_path: Path) -> None:
 
 
 def test_the_vocoder_takes_a_window_at_most(tmp_path: Path) -> None:
-    window = -(-(WINDOW_FRAMES + 2 * AUDIO.vocoder_context_frames) // AUDIO.vae_scale_factor)
+    window = -(-(AUDIO.vocoder_window_frames + 2 * AUDIO.vocoder_context_frames) // AUDIO.vae_scale_factor)
     assert peak(tmp_path / "a", "vocoder", make_request(10.0)) == 250 * ROW
     assert peak(tmp_path / "b", "vocoder", make_request(60.0)) == window * ROW
     assert peak(tmp_path / "c", "vocoder", make_request(3600.0, 2)) == 2 * window * ROW

@@ -11,7 +11,7 @@ from runtime.backends.fake import FakeEngine
 from runtime.backends.specs import TensorSpec
 from runtime.bundle.manifest import AudioSpec
 from runtime.errors import NumericsError
-from runtime.sound.vocode import WINDOW_FRAMES, vocode
+from runtime.sound.vocode import vocode
 from tests.unit.helpers import AUDIO
 
 EXTRA = 32  # samples beyond `hop` a frame, as the published vocoder has them
@@ -37,7 +37,7 @@ def make_vocoder(audio: AudioSpec, lengths: list[int] | None = None) -> FakeEngi
     return FakeEngine("vocoder", {"mel": mel}, {"waveform": waveform}, run)
 
 
-CONTEXT = AUDIO.vocoder_context_frames
+CONTEXT, WINDOW_FRAMES = AUDIO.vocoder_context_frames, AUDIO.vocoder_window_frames
 
 
 @pytest.mark.parametrize(
