@@ -10,8 +10,9 @@ from runtime.backends.device import Array, Device, HostDevice
 from runtime.backends.specs import BuiltFor, TensorSpec
 from runtime.errors import EngineError
 
-# A backend's name in a manifest, and the module whose function `load`, of the arguments of `load_engine` in their order,
-# opens its files. A module is imported when one of its engines is opened, so that no backend needs another's packages.
+# A backend's name in a manifest, and the module whose function `load` opens its files, with the arguments of
+# `load_engine` in their order. A module is imported when one of its engines is opened, so that no backend needs
+# another's packages.
 BACKENDS = {
     "onnxruntime": "runtime.backends.onnxruntime",
     "openvino": "runtime.backends.openvino",
