@@ -206,7 +206,7 @@ class AudioSpec(_Part, frozen=True):
     latent_channels: Annotated[int, msgspec.Meta(ge=1, le=1 << 14)]
     default_latent_height: Count
     vae_scale_factor: Annotated[int, msgspec.Meta(ge=1, le=1 << 10)]
-    vae_scaling_factor: Annotated[float, msgspec.Meta(gt=0, le=1e6)]
+    vae_scaling_factor: Annotated[float, msgspec.Meta(ge=1e-6, le=1e6)]
     vocoder_context_frames: Annotated[int, msgspec.Meta(ge=0, le=1 << 16)]
     vocoder_window_frames: Count
 
