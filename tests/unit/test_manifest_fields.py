@@ -70,7 +70,7 @@ class Graph:
 
 @pytest.fixture
 def copied(bundle: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Manifest]:
-    """A real bundle, but for its engines' files: small ones, with stand-ins behind them, so that a call takes little."""
+    """A real bundle, but for its engines' files: small ones, with stand-ins behind them, so that calls are quick."""
     source, folder = bundle("plain"), tmp_path / "bundle"
     folder.mkdir()
     for path in source.glob("tokenizer*.json"):
