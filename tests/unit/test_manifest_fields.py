@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -20,12 +21,14 @@ from runtime.bundle.manifest import (
     AudioSpec,
     EngineSpec,
     Manifest,
+    SpeechSpec,
     describe_file,
     read_manifest,
     write_manifest,
 )
 from runtime.cli import main
-from runtime.errors import AudioLDM2Error
+from runtime.errors import AudioLDM2Error, BundleError
+from tests.unit.helpers import AUDIO, EXTRACTOR, raises_line
 
 DURATION_S, SURPLUS = 0.64, 32  # samples that a HiFi-GAN gives beyond `hop` a frame
 Field = tuple[str | int, ...]
@@ -189,3 +192,73 @@ def test_fields_of_a_record(copied: tuple[Path, Manifest], capsys: pytest.Captur
     """No run reads it: that it can be read is enough."""
     chosen = ("engines", "unet", "record")
     assert check_fields(copied[0], lambda f: f[:3] == chosen, capsys, read_only=True)
+
+
+REFUSED: dict[str, tuple[Callable[[dict[str, Any]], object], tuple[str, ...]]] = {
+    "no engine": (lambda raw: raw["engines"].pop("unet_shallow"), ("engines", "unet_shallow")),
+    "another engine": (lambda raw: raw["engines"].update(unet2=raw["engines"]["unet"]), ("engines", "'unet2'")),
+    "no tokenizer": (lambda raw: raw["tokenizers"].pop("text_encoder_2"), ("tokenizers", "text_encoder_2")),
+    "another family": (lambda raw: raw.update(family="musicgen"), ("family", "'musicgen'")),
+    "no scheduler class": (lambda raw: raw["scheduler"].update(_class_name=7), ("_class_name", "7")),
+    "one file twice": (lambda raw: rename(raw, "vocoder", raw["engines"]["unet"]), ("more than once", "unet.onnx")),
+    "capitals": (lambda raw: raw["engines"]["vocoder"]["files"][0].update(name="UNET.onnx"), ("more than once",)),
+    "half a mel bin": (lambda raw: raw["audio"].update(mel_bins=65), ("65 mel bins", "scale factor")),
+    "channels": (lambda raw: raw["audio"].update(latent_channels=9), ("unet", "'sample'")),
+    "frames for scoring": (lambda raw: raw["feature_extractor"].update(hop_samples=481), ("audio_encoder", "998")),
+    "bins for scoring": (lambda raw: raw["feature_extractor"].update(mel_bins=63), ("audio_encoder", "63")),
+    "a long text": (
+        lambda raw: raw["tokenizers"]["text_encoder"].update(max_length=100_000),
+        ("text_encoder", "100000"),
+    ),
+    "falling frequencies": (lambda raw: raw["feature_extractor"].update(min_frequency_hz=14_000), ("14000 to 14000",)),
+    "above Nyquist": (lambda raw: raw["feature_extractor"].update(max_frequency_hz=24_001), ("24000",)),
+    "a window beyond the audio": (lambda raw: raw["feature_extractor"].update(fft_samples=2**20), ("max_samples",)),
+    "no GPU named": (lambda raw: raw["engines"]["unet"].update(backend="tensorrt"), ("tensorrt", "built_for")),
+    "sizes that fall": (lambda raw: raw["engines"]["unet"]["inputs"]["timestep"].update(min_shape=[2]), ("'one'", "2")),
+}
+
+
+def rename(raw: dict[str, Any], name: str, like: dict[str, Any]) -> None:
+    raw["engines"][name]["files"] = like["files"]
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_fields_that_do_not_go_together(case: str, copied: tuple[Path, Manifest]) -> None:
+    """Found when the manifest is read, not in the middle of a run."""
+    folder = copied[0]
+    raw = json.loads((folder / MANIFEST).read_text())
+    change, fragments = REFUSED[case]
+    change(raw)
+    (folder / MANIFEST).write_text(json.dumps(raw))
+    with raises_line(BundleError, MANIFEST, "not a valid manifest", "rebuild", *fragments):
+        read_manifest(folder)
+
+
+def test_what_cannot_be_read_is_not_written(copied: tuple[Path, Manifest], tmp_path: Path) -> None:
+    for change in ({"max_new_tokens": 0}, {"token_multiple": -1}, {"versions": {"torch": "2\n3"}}):
+        with raises_line(BundleError, str(tmp_path / MANIFEST), "cannot be written", next(iter(change))):
+            write_manifest(tmp_path, msgspec.structs.replace(copied[1], **change))
+    record = msgspec.structs.replace(copied[1].engines["unet"].record, tolerance=math.inf)
+    engines = {**copied[1].engines, "unet": msgspec.structs.replace(copied[1].engines["unet"], record=record)}
+    with raises_line(BundleError, "cannot be written", "tolerance"):
+        write_manifest(tmp_path, msgspec.structs.replace(copied[1], engines=engines))
+    assert not (tmp_path / MANIFEST).exists()
+
+
+def test_specs_that_are_made_wrong_say_so_in_one_line(copied: tuple[Path, Manifest]) -> None:
+    """A builder makes them from a checkpoint's configs: what is wrong there is an error for users, not a traceback."""
+    with raises_line(AudioLDM2Error, "mel bins"):
+        msgspec.structs.replace(AUDIO, vae_scale_factor=3)
+    with raises_line(AudioLDM2Error, "14000"):
+        msgspec.structs.replace(EXTRACTOR, sample_rate_hz=16_000)
+    fields: dict[str, Any] = {"max_length": 9, "embedding_rows": 38, "unknown_token_id": 38}
+    flags: dict[str, Any] = {"normalize": True, "phonemize": False, "add_blank": True, "language": None}
+    file = next(copied[1].files())
+    assert SpeechSpec(file=file, pad_token_id=0, end_token_id=37, **fields, **flags).unknown_token_id == 38
+    for ids in ({"pad_token_id": 38, "end_token_id": 0}, {"pad_token_id": 0, "end_token_id": 38}):
+        with raises_line(AudioLDM2Error, "38"):
+            SpeechSpec(file=file, **ids, **fields, **flags)
+
+
+def test_frames_of_features() -> None:
+    assert EXTRACTOR.frames == 1001
