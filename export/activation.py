@@ -16,7 +16,9 @@ ARENA = 2.0
 
 
 def activation_bytes(component: Component) -> tuple[float, ...]:
-    """Coefficients c0, c1, c2 of the peak bytes of one row, c0 + c1 h + c2 h^2; empty if memory does not grow with h.
+    """Coefficients c0, c1, c2 of the peak bytes of one row, c0 + c1 h + c2 h^2, for the latent height h.
+
+    Empty if memory does not grow with h: what text engines and the scoring tower take is small beside the others'.
 
     The module is moved to the meta device, where shapes are computed but no numbers: it is of no use afterwards.
     """

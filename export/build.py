@@ -14,6 +14,7 @@ import onnx
 from export.calibration import Feeds, record
 from export.checkpoint import Checkpoint
 from export.components import COMPONENTS
+from export.components.component import TYPICAL_TOKENS
 from export.consistency import check_consistency
 from export.demo import TRAINED
 from export.errors import CheckpointError
@@ -86,16 +87,18 @@ def build(checkpoint: Checkpoint, out: Path, target: Target | None = None, repor
             if reused is None and feeds is None and target.precision == "int8" and name in QUANTIZED:
                 feeds = _calibration(checkpoint, out, folder, report)
             built = reused or _build_engine(checkpoint, folder, name, target, report, (feeds or {}).get(name, []))
-            engines[name] = msgspec.structs.replace(built, build_key=key)
+            engines[name] = built.recorded(build_key=key)
             gc.collect()
         manifest = Manifest(
             schema=SCHEMA,
+            family="audioldm2",
             checkpoint=CheckpointSpec(
                 id=checkpoint.id, revision=checkpoint.revision, weights_sha256=checkpoint.weights_sha256
             ),
             versions=versions,
             audio=checkpoint.audio(),
             max_new_tokens=checkpoint.max_new_tokens(),
+            token_multiple=TYPICAL_TOKENS,
             scheduler=checkpoint.scheduler(),
             feature_extractor=checkpoint.feature_extractor(),
             tokenizers={
@@ -117,8 +120,6 @@ def verify(bundle: Bundle, checkpoint: Checkpoint, report: Report = print) -> No
             f"rebuild: {bundle.rebuild_command}"
         )
     device = open_bundle_device(bundle, precision="auto" if bundle.needs_gpu() else "fp32")
-    if missing := COMPONENTS.keys() - bundle.manifest.engines.keys():
-        raise BundleError(f"{bundle.folder} has no {', '.join(missing)}; rebuild: {bundle.rebuild_command}")
     for name, make in COMPONENTS.items():
         spec = bundle.manifest.engines[name]
         if spec.precision == "int8":
@@ -126,7 +127,7 @@ def verify(bundle: Bundle, checkpoint: Checkpoint, report: Report = print) -> No
             continue
         with device.active():
             engine = bundle.open(name, device)
-        check_parity(name, make(checkpoint), engine, spec.tolerance, report, device)
+        check_parity(name, make(checkpoint), engine, spec.record.tolerance, report, device)
         engine.close()
         gc.collect()
 
@@ -175,8 +176,8 @@ def _build_engine(
             islands=component.islands_in(target.precision) if target.halves_graph else {},
             feeds=feeds,
         )
-        maker = importlib.import_module(MAKERS[target.backend])
-        return msgspec.structs.replace(maker.make_engine(job), islands=islands)
+        spec: EngineSpec = importlib.import_module(MAKERS[target.backend]).make_engine(job)
+        return spec.recorded(islands=islands)
 
 
 def _earlier_bundle(out: Path) -> Bundle | None:
@@ -189,7 +190,7 @@ def _earlier_bundle(out: Path) -> Bundle | None:
 def _reuse(earlier: Bundle, folder: Path, name: str, key: str) -> EngineSpec | None:
     """Take over an earlier bundle's engine into `folder` if it was made from the same things and is undamaged."""
     spec = earlier.manifest.engines.get(name)
-    if spec is None or spec.build_key != key:
+    if spec is None or spec.record.build_key != key:
         return None
     try:
         paths = [earlier.path(file) for file in spec.files]

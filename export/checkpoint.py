@@ -22,7 +22,7 @@ from transformers import (
 from transformers.tokenization_utils_base import LARGE_INTEGER
 
 from export.errors import CheckpointError
-from export.receptive_field import vocoder_context_frames
+from export.receptive_field import WINDOW_FRAMES, vocoder_context_frames
 from runtime.bundle.manifest import AudioSpec, FeatureExtractorSpec, describe_file
 from runtime.diffusion.schedulers import scheduler_names
 from runtime.text.speech import AddedToken, Vocabulary
@@ -188,6 +188,7 @@ class Checkpoint:
             vae_scale_factor=scale,
             vae_scaling_factor=vae.get("scaling_factor", 0.18215),
             vocoder_context_frames=vocoder_context_frames(vocoder),
+            vocoder_window_frames=WINDOW_FRAMES,
         )
 
     def max_new_tokens(self) -> int:

@@ -6,7 +6,7 @@ from export.activation import activation_bytes
 from export.parity import TOLERANCE, check_parity
 from export.target import Job
 from runtime.backends.engine import load_engine
-from runtime.bundle.manifest import EngineSpec, describe_file
+from runtime.bundle.manifest import BuildRecord, EngineSpec
 
 
 def make_engine(job: Job) -> EngineSpec:
@@ -19,15 +19,12 @@ def make_engine(job: Job) -> EngineSpec:
     engine = load_engine(path, backend="onnxruntime", inputs=job.inputs, outputs=component.outputs)
     parity = check_parity(job.name, component, engine, tolerance, job.report)
     engine.close()
-    return EngineSpec(
-        files=tuple(describe_file(job.folder, file.name) for file in files),
+    return job.engine_spec(
+        files,
         backend="onnxruntime",
         precision=job.target.precision,
         inputs=job.inputs,
         outputs=component.outputs,
         activation_bytes=activation_bytes(component),
-        tolerance=tolerance,
-        parity=parity,
-        parity_of="engine",
-        build_key="",
+        record=BuildRecord(build_key="", tolerance=tolerance, parity=parity, parity_of="engine"),
     )

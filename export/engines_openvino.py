@@ -14,7 +14,8 @@ from export.parity import TOLERANCE, check_parity
 from export.target import Job
 from runtime.backends.device import HostDevice
 from runtime.backends.engine import load_engine
-from runtime.bundle.manifest import EngineSpec, ParityCheck, describe_file
+from runtime.bundle.manifest import BuildRecord, EngineSpec, ParityCheck
+from runtime.bundle.schema import Precision
 
 SMALL = 1024  # elements: frequencies and biases, not weights
 
@@ -30,6 +31,7 @@ def make_engine(job: Job) -> EngineSpec:
     path = job.folder / f"{job.name}.xml"
     openvino.save_model(model, path, compress_to_fp16=True)
     component = job.component
+    precision: Precision
     if quantized is None:
         precision, tolerance = "fp16", TOLERANCE["fp16"]
         device = HostDevice("fp32")
@@ -39,17 +41,14 @@ def make_engine(job: Job) -> EngineSpec:
     else:  # calibrated on what the engine sees in use, and compared on that: drawn inputs say nothing of it
         precision, tolerance = "int8", job.target.max_error
         parity = (ParityCheck(sizes={"recorded": len(job.feeds)}, relative_error=quantized[1]),)
-    return EngineSpec(
-        files=tuple(describe_file(job.folder, file.name) for file in _files(path)),
+    return job.engine_spec(
+        _files(path),
         backend="openvino",
         precision=precision,
         inputs=job.inputs,
         outputs=component.outputs,
         activation_bytes=activation_bytes(component),
-        tolerance=tolerance,
-        parity=parity,
-        parity_of="engine",
-        build_key="",
+        record=BuildRecord(build_key="", tolerance=tolerance, parity=parity, parity_of="engine"),
     )
 
 

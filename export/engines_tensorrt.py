@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tqdm import tqdm
 
@@ -21,14 +21,13 @@ from export.parity import TOLERANCE, check_parity
 from export.target import Job, Target, TensorRTOptions
 from runtime.backends.engine import Engine, load_engine
 from runtime.backends.open_device import usable_gpu
-from runtime.backends.specs import BuiltFor, ShapeProfile, TensorSpec
+from runtime.backends.specs import BuiltFor, Flavour, ShapeProfile, TensorSpec
 from runtime.backends.tensorrt import Logger, gpu_capability, library
-from runtime.bundle.manifest import EngineSpec, describe_file
+from runtime.bundle.manifest import BuildRecord, EngineSpec
 
 log = logging.getLogger(__name__)
 
 TIMING_CACHES = ".timing"  # a folder beside the bundles
-ONE_ROW_A_WAVEFORM = ("audio_encoder", "vae_decoder", "vocoder")  # the others see the guided pair
 
 
 def make_engine(job: Job) -> EngineSpec:
@@ -58,18 +57,20 @@ def make_engine(job: Job) -> EngineSpec:
             )
         parity = check_parity(job.name, component, compiled, tolerance, job.report, device)
         compiled.close()
-    return EngineSpec(
-        files=tuple(describe_file(job.folder, name) for name in (path.name, layers_file(path).name)),
+    return job.engine_spec(
+        (path, layers_file(path)),
         backend="tensorrt",
         precision=target.precision,
         inputs=inputs,
         outputs=outputs,
-        activation_bytes=(),
-        tolerance=tolerance,
-        parity=parity,
-        parity_of="graph" if device is None else "engine",
-        build_key="",
-        profiles=profiles,
+        activation_bytes=None,  # it tells only what its largest shape takes
+        record=BuildRecord(
+            build_key="",
+            tolerance=tolerance,
+            parity=parity,
+            parity_of="graph" if device is None else "engine",
+            profiles=profiles,
+        ),
         built_for=built_for,
     )
 
@@ -152,7 +153,7 @@ def build_engine(
     out.write_bytes(plan)
     layers_file(out).write_text(json.dumps(_layers(network), indent=0) + "\n")
     return BuiltFor(
-        flavour=flavour,
+        flavour=cast(Flavour, flavour),
         version=trt.__version__,
         compute_capability=capability,
         accepted_capabilities=target.options.compute_capabilities,
@@ -280,7 +281,7 @@ def _limits(job: Job) -> dict[str, int]:
     audio, options = job.checkpoint.audio(), job.target.options
     row_s = audio.row_samples / audio.sample_rate_hz
     longest_check = max(sizes.get("height", 1) for sizes in job.component.sizes)
-    rows = options.max_waveforms * (1 if job.name in ONE_ROW_A_WAVEFORM else 2)
+    rows = options.max_waveforms * (2 if job.component.facts.rows == "guided" else 1)
     checked_rows = max(sizes["batch"] for sizes in job.component.sizes)
     return {
         "batch": max(rows, checked_rows),

@@ -24,14 +24,15 @@ def describe(bundle: Bundle) -> str:
         "built with  " + ", ".join(f"{name} {version}" for name, version in manifest.versions.items()),
     ]
     for name, engine in manifest.engines.items():
+        record = engine.record
         size = sum(file.size_bytes for file in engine.files) / 1e6
-        worst = max((check.relative_error for check in engine.parity), default=float("nan"))
+        worst = max((check.relative_error for check in record.parity), default=float("nan"))
         lines.append(
             f"{name}: {engine.backend} {engine.precision}, {size:.1f} MB, "
-            f"worst relative error {worst:.1e} of {len(engine.parity)} checks (tolerance {engine.tolerance:.0e})"
-            + (", of its graph: never run" if engine.parity_of == "graph" else "")
+            f"worst relative error {worst:.1e} of {len(record.parity)} checks (tolerance {record.tolerance:.0e})"
+            + (", of its graph: never run" if record.parity_of == "graph" else "")
         )
-        lines += [f"  {island}" for island in map(_island, engine.islands)]
+        lines += [f"  {island}" for island in map(_island, record.islands)]
         if engine.built_for is not None:
             lines.append(f"  for {_built_for(engine.built_for)}")
         for direction, tensors in (("in ", engine.inputs), ("out", engine.outputs)):

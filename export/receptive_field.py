@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+WINDOW_FRAMES = 1024  # mel frames that the vocoder makes audio of in one run; bench/LOG.md: what other lengths cost
 EDGE_KERNEL = 7  # of SpeechT5HifiGan's first and last convolutions, which its config does not name
 
 

@@ -4,26 +4,30 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
+import msgspec
 from onnx import ModelProto
 
 from export.checkpoint import Checkpoint
 from export.components import COMPONENTS, Component
+from export.components.component import TYPICAL_TOKENS
 from export.errors import BuildError
 from export.precision import PRECISIONS
 from runtime.backends.device import Array
-from runtime.backends.specs import TensorSpec
+from runtime.backends.specs import BuiltFor, TensorSpec
+from runtime.bundle.manifest import BuildRecord, EngineSpec, describe_file
+from runtime.bundle.schema import Backend, Precision
 from runtime.errors import MissingDependencyError
 
 PACKAGES = ("trt-audioldm2", "torch", "diffusers", "transformers", "onnxruntime", "onnxruntime-gpu")
 CPU_PACKAGES = ("openvino", "nncf")
 LONGEST_S = 3600
-QUANTIZED = ("unet", "vae_decoder", "vocoder")  # nearly all of the arithmetic; texts are short
-GROWING = ("unet", "unet_shallow", "vae_decoder")  # the engines that the longest duration bounds
+QUANTIZED = tuple(name for name, part in COMPONENTS.items() if part.facts.quantized)
+GROWING = tuple(name for name, part in COMPONENTS.items() if part.facts.spans_audio)  # the longest duration bounds them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +50,7 @@ class Target:
     """Backend, precision, and options of the backend. Raises BuildError for what does not go together."""
 
     backend: str = "onnx"
-    precision: str = "fp32"
+    precision: Precision = "fp32"
     options: TensorRTOptions = field(default_factory=TensorRTOptions)
     max_error: float = 0.02  # of an engine in INT8, relative; one above it stays in FP16
 
@@ -141,6 +145,34 @@ class Job:
     islands: Mapping[str, str] = field(default_factory=dict)
     feeds: Sequence[Mapping[str, Array]] = ()
 
+    def engine_spec(
+        self,
+        files: Iterable[Path],
+        *,
+        backend: Backend,
+        precision: Precision,
+        inputs: Mapping[str, TensorSpec],
+        outputs: Mapping[str, TensorSpec],
+        activation_bytes: tuple[float, ...] | None,
+        record: BuildRecord,
+        built_for: BuiltFor | None = None,
+    ) -> EngineSpec:
+        """What the manifest says of the engine that consists of `files` in the bundle's folder."""
+        facts = self.component.facts
+        return EngineSpec(
+            files=tuple(describe_file(self.folder, file.name) for file in files),
+            backend=backend,
+            precision=precision,
+            inputs=dict(inputs),
+            outputs=dict(outputs),
+            rows=facts.rows,
+            in_windows=facts.in_windows,
+            audible=facts.audible,
+            activation_bytes=activation_bytes,
+            record=record,
+            built_for=built_for,
+        )
+
 
 def build_keys(checkpoint: Checkpoint, target: Target, versions: Mapping[str, str]) -> dict[str, str]:
     """For each engine a hash of all that it is made from: weights, configs, our code, versions, options."""
@@ -148,6 +180,8 @@ def build_keys(checkpoint: Checkpoint, target: Target, versions: Mapping[str, st
         "weights": checkpoint.weights_sha256,
         "configs": {str(p.relative_to(checkpoint.folder)): _sha256(p) for p in checkpoint.folder.glob("*/config.json")},
         "code": {str(path.relative_to(_ROOT)): _sha256(path) for path in _sources()},
+        "audio": msgspec.to_builtins(checkpoint.audio()),
+        "token_multiple": TYPICAL_TOKENS,
         "versions": dict(versions),
         "backend": target.backend,
         "precision": target.precision,

@@ -2,10 +2,9 @@
 
 from functools import partial
 
-from runtime.bundle.manifest import Manifest
+from runtime.bundle.manifest import EngineSpec, Manifest
 from runtime.errors import InputError
 from runtime.request import Request
-from runtime.sound.vocode import WINDOW_FRAMES
 
 
 def check_memory(
@@ -18,10 +17,12 @@ def check_memory(
 ) -> None:
     """Raise InputError if the call needs more memory than is free; nothing is refused where that is not known.
 
-    So it does for a feature cache with `low_memory`: its two engines would be loaded in turns, at every step.
+    A feature cache with `low_memory` is refused too: its two engines would be loaded in turns, at every step.
 
-    Activations come from the manifest: measured when the bundle was built, as a polynomial of the latent height.
-    Weights count with `low_memory` only: without, they are loaded by now.
+    What activations take is in the manifest, as a polynomial of the latent height that was counted when the bundle was
+    built. Of engines that were compiled for a GPU it is not known: what such an engine tells of itself is for the
+    largest shape that it was compiled for. They are never refused for their activations; if memory does run out, the
+    call ends with an EngineError. Weights count with `low_memory` only: without, they are loaded by now.
     """
     if low_memory and request.feature_cache_interval > 1:
         raise InputError("feature_cache_interval above 1 needs two engines in memory at once: leave out low_memory")
@@ -46,19 +47,20 @@ def check_memory(
 
 
 def peak_bytes(manifest: Manifest, request: Request, height: int, *, low_memory: bool, vae_slicing: bool) -> float:
-    """What the most demanding engine takes at a latent height: activations, with `low_memory` its weights too."""
+    """Bytes that the most demanding engine takes at a latent height: activations, with `low_memory` its weights too."""
     audio = manifest.audio
-    window = -(-(WINDOW_FRAMES + 2 * audio.vocoder_context_frames) // audio.vae_scale_factor)
-    heights = {"vocoder": min(height, window)}
-    denoised = request.rows * (2 if request.guided else 1)
-    rows = {
-        "unet": denoised,
-        "unet_shallow": denoised,
-        "vae_decoder": 1 if vae_slicing else request.rows,
-    }
+    window = -(-audio.longest_vocoder_frames // audio.vae_scale_factor)  # in latent rows, rounded up
     peaks = []
-    for name, spec in manifest.engines.items():
-        row = sum(c * heights.get(name, height) ** power for power, c in enumerate(spec.activation_bytes))
+    for spec in manifest.engines.values():
+        seen = min(height, window) if spec.in_windows else height
+        row = sum(c * seen**power for power, c in enumerate(spec.activation_bytes or ()))
         weights = sum(file.size_bytes for file in spec.files) if low_memory else 0
-        peaks.append(weights + rows.get(name, request.rows) * row)
+        peaks.append(weights + _rows(spec, request, vae_slicing=vae_slicing) * row)
     return max(peaks, default=0.0)
+
+
+def _rows(spec: EngineSpec, request: Request, *, vae_slicing: bool) -> int:
+    """Rows that an engine gets in one run of this call."""
+    if spec.rows == "guided" and request.guided:
+        return 2 * request.rows
+    return 1 if spec.rows == "sliceable" and vae_slicing else request.rows

@@ -47,7 +47,9 @@ class AudioLDM2Pipeline:
         self._engines = OpenEngines(bundle, self._device, backend=backend, one_at_a_time=low_memory)
         self._graphs = Graphs(self._engines, self._device, enabled=not low_memory)
         self._encoder = PromptEncoder(self._engines, *open_tokenizers(bundle), self._device, self._graphs)
-        self._denoiser = Denoiser(self._engines, self._device, self._graphs)
+        self._denoiser = Denoiser(
+            self._engines, self._device, token_multiple=self._manifest.token_multiple, graphs=self._graphs
+        )
         self._turn = threading.RLock()
 
     @classmethod

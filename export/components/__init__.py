@@ -1,29 +1,28 @@
 """One file a submodule: the wrapper that is traced, its tensors, the sizes it is checked at.
 
-`COMPONENTS` maps an engine's name to the function that makes its `Component` from a checkpoint, in the build's order.
+`COMPONENTS` maps an engine's name to what makes its `Component` from a checkpoint, in the build's order, with the facts
+that are known before that. The names are those that the runtime asks for: `runtime.bundle.schema.ENGINES`.
 """
-
-from collections.abc import Callable
 
 from export.checkpoint import Checkpoint
 from export.components import clap, gpt2, hifigan, projection, t5, unet, unet_shallow, vae, vits
-from export.components.component import Component
+from export.components.component import Component, Facts, Submodule
 
 
 def _text_encoder_2(checkpoint: Checkpoint) -> Component:
     return vits.encoder(checkpoint) if checkpoint.speaks else t5.encoder(checkpoint)
 
 
-COMPONENTS: dict[str, Callable[[Checkpoint], Component]] = {
-    "text_encoder": clap.text_encoder,
-    "audio_encoder": clap.audio_encoder,
-    "text_encoder_2": _text_encoder_2,
-    "projection_model": projection.projection_model,
-    "language_model": gpt2.language_model,
-    "unet": unet.unet,
-    "unet_shallow": unet_shallow.unet_shallow,
-    "vae_decoder": vae.decoder,
-    "vocoder": hifigan.vocoder,
+COMPONENTS: dict[str, Submodule] = {
+    "text_encoder": Submodule(clap.text_encoder),
+    "audio_encoder": Submodule(clap.audio_encoder, Facts(rows="waveform")),
+    "text_encoder_2": Submodule(_text_encoder_2),
+    "projection_model": Submodule(projection.projection_model),
+    "language_model": Submodule(gpt2.language_model),
+    "unet": Submodule(unet.unet, Facts(spans_audio=True, quantized=True)),
+    "unet_shallow": Submodule(unet_shallow.unet_shallow, Facts(spans_audio=True)),
+    "vae_decoder": Submodule(vae.decoder, Facts(rows="sliceable", spans_audio=True, quantized=True)),
+    "vocoder": Submodule(hifigan.vocoder, Facts(rows="waveform", in_windows=True, audible=True, quantized=True)),
 }
 
-__all__ = ["COMPONENTS", "Component"]
+__all__ = ["COMPONENTS", "Component", "Facts", "Submodule"]

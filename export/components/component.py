@@ -1,11 +1,13 @@
 """What the export stage knows of a submodule."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 
-from runtime.backends.specs import TensorSpec
+from export.checkpoint import Checkpoint
+from runtime.backends.specs import Dtype, TensorSpec
 
 Sizes = dict[str, int]
 Tensors = dict[str, torch.Tensor]
@@ -14,21 +16,39 @@ Tensors = dict[str, torch.Tensor]
 NORMS = {
     "norm statistics": r"^(InstanceNormalization|LayerNormalization|BatchNormalization|ReduceL2) |layer_norm/",
 }
-TYPICAL_TOKENS = 16  # of most prompts: on a GPU the runtime pads to a multiple of it
+TYPICAL_TOKENS = 16  # of most prompts; the manifest tells the runtime to pad to a multiple of it on a GPU
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is known of a submodule before any of it is loaded. The manifest has what a run needs of it (EngineSpec).
+
+    `spans_audio`: it takes the whole audio at once, so that the longest duration of a build bounds its shapes.
+    `quantized`: it has so much of the arithmetic that INT8 pays. For the rest see EngineSpec.
+    """
+
+    rows: Literal["waveform", "guided", "sliceable"] = "guided"
+    spans_audio: bool = False
+    in_windows: bool = False
+    audible: bool = False
+    quantized: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Component:
-    """A torch module ready to be traced: positional inputs in the order of `inputs`, outputs in the order of `outputs`.
+    """A torch module that is ready to be traced. Its inputs are positional, in the order of `inputs`.
 
-    `draw(sizes, generator)` makes random inputs whose named axes have the given sizes. The first of `sizes` is the one
-    that is traced, so it holds the most general case; all are compared with the torch module. `grows_with` names the
-    axis that grows with the latent height, and by which factor.
-
-    `islands` are the parts of a half-precision graph that stay in float32: name to a pattern that is searched in
-    "OpType node name" (see `export.precision`); `bf16_islands` join them in BF16. `typical` has the sizes of the
-    commonest call, `limits` bounds of axes for engines whose shapes have to be bound. `fuse_attention` is called before
-    a graph is traced for engines that know fused attention as an operator; others compile it from its parts.
+    - `outputs`: what it gives, in this order.
+    - `draw(sizes, generator)`: makes random inputs whose named axes have the given sizes.
+    - `sizes`: all are compared with the torch module. The first is traced, so it has to be the most general case.
+    - `grows_with`: the axis that grows with the latent height, and by which factor; None if none does.
+    - `islands`: the parts of a half-precision graph that stay in float32, as a name and a pattern that is searched in
+      "OpType node name" (see `export.precision`). `bf16_islands` join them in BF16.
+    - `typical`: the sizes of the commonest call.
+    - `limits`: bounds of axes, for engines whose shapes have to be bound.
+    - `fuse_attention`: called before the graph is traced for engines that know fused attention as one operator; for
+      others attention is traced in its parts.
+    - `facts`: what was known before it was loaded.
     """
 
     module: torch.nn.Module
@@ -42,6 +62,7 @@ class Component:
     typical: Sizes = field(default_factory=dict)
     limits: Sizes = field(default_factory=dict)
     fuse_attention: Callable[[], None] | None = None
+    facts: Facts = Facts()
 
     def islands_in(self, precision: str) -> dict[str, str]:
         """The islands of a graph in `precision`."""
@@ -56,7 +77,19 @@ class Component:
         }
 
 
-def tensor(dtype: str, **axes: int | tuple[int, int | None]) -> TensorSpec:
+@dataclass(frozen=True)
+class Submodule:
+    """One engine of a bundle, to be made from a checkpoint: call it to load its module."""
+
+    make: Callable[[Checkpoint], Component]
+    facts: Facts = Facts()
+
+    def __call__(self, checkpoint: Checkpoint) -> Component:
+        """The component with its module in memory. Raises CheckpointError."""
+        return replace(self.make(checkpoint), facts=self.facts)
+
+
+def tensor(dtype: Dtype, **axes: int | tuple[int, int | None]) -> TensorSpec:
     """A TensorSpec from its axes in order: a number is a fixed size, (low, high) a range, high None is no bound."""
     ranges = [(size, size) if isinstance(size, int) else size for size in axes.values()]
     return TensorSpec(

@@ -6,7 +6,6 @@ from transformers import SpeechT5HifiGan
 
 from export.checkpoint import Checkpoint
 from export.components.component import Component, Sizes, Tensors, normal, tensor
-from runtime.sound.vocode import WINDOW_FRAMES
 
 
 class _Vocoder(torch.nn.Module):
@@ -42,7 +41,7 @@ def vocoder(checkpoint: Checkpoint) -> Component:
         grows_with=("frames", audio.vae_scale_factor),
         bf16_islands={"transposed convolutions": "^ConvTranspose "},  # TensorRT has none in BF16
         typical={"batch": 1, "frames": typical},
-        limits={"frames": WINDOW_FRAMES + 2 * audio.vocoder_context_frames},
+        limits={"frames": audio.longest_vocoder_frames},
     )
 
 

@@ -10,8 +10,9 @@ from runtime.backends.device import Array, Device, HostDevice
 from runtime.backends.specs import BuiltFor, TensorSpec
 from runtime.errors import EngineError
 
-# A backend's name in a manifest, and the module whose function `load(path, inputs, outputs, device, built_for)` opens
-# its files. A module is imported when one of its engines is opened, so that no backend needs another's packages.
+# A backend's name in a manifest, and the module whose function `load` opens its files, with the arguments of
+# `load_engine` in their order. A module is imported when one of its engines is opened, so that no backend needs
+# another's packages.
 BACKENDS = {
     "onnxruntime": "runtime.backends.onnxruntime",
     "openvino": "runtime.backends.openvino",
@@ -49,13 +50,17 @@ def load_engine(
     outputs: Mapping[str, TensorSpec],
     device: Device | None = None,
     built_for: BuiltFor | None = None,
+    audible: bool = False,
 ) -> Engine:
     """Open the engine file at `path` with the named backend, for a device (the CPU if None). The only factory.
+
+    `audible` says that its output is heard as it is (see EngineSpec): a backend that chooses its own precision then
+    rounds less.
 
     Raises EngineError for an unknown backend, a file that it refuses, or a device that it does not run on.
     """
     if backend not in BACKENDS:
         raise EngineError(f"{path.name}: unknown backend '{backend}'; this version has {', '.join(sorted(BACKENDS))}")
     module = importlib.import_module(BACKENDS[backend])
-    engine: Engine = module.load(path, inputs, outputs, device or HostDevice(), built_for)
+    engine: Engine = module.load(path, inputs, outputs, device or HostDevice(), built_for, audible)
     return engine

@@ -25,6 +25,7 @@ def load(
     outputs: Mapping[str, TensorSpec],
     device: Device,
     built_for: BuiltFor | None,  # noqa: ARG001  a graph is built for nothing in particular
+    audible: bool = False,  # noqa: ARG001  its precision is not chosen here
 ) -> "OrtEngine":
     """Open an `.onnx` file.
 

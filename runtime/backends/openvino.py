@@ -28,9 +28,8 @@ KEPT_SHAPES = 2  # programs of one engine in memory: each packs the weights anew
 # and takes 1.3 GB more memory while it is loaded (bench/LOG.md).
 CACHED_GRAPH_BYTES = 64 << 20
 CACHE = "openvino"
-# Left to choose, this engine computes in BF16 inside its residual blocks only: what is rounded away on the way to a
-# waveform is heard as hiss. So the demo's sounds are recognised as in FP32, in BF16 throughout three quarters are.
-HEARD = {"vocoder"}
+# Left to choose, an audible engine computes in BF16 inside its residual blocks only: what is rounded away on the way to
+# a waveform is heard as hiss. So the demo's sounds are recognised as in FP32, in BF16 throughout three quarters are.
 MADV_DONTNEED = 4
 PRECISIONS = {"fp32": "f32", "bf16": "bf16", "mixed": "f32"}
 
@@ -43,6 +42,7 @@ def load(
     outputs: Mapping[str, TensorSpec],
     device: Device,
     built_for: BuiltFor | None,  # noqa: ARG001  a graph is built for nothing in particular
+    audible: bool = False,
 ) -> "OpenVinoEngine":
     """Open an `.onnx` file, or an `.xml` in OpenVINO's format.
 
@@ -51,22 +51,22 @@ def load(
     """
     if device.gpu is not None:
         raise EngineError(f"{path.name}: OpenVINO runs on the CPU here, not on device '{device.name}'")
-    key = (file_key(path), device.precision, device.cpu_threads)
-    program = _programs.get(key, lambda: Program(path, device))
+    key = (file_key(path), device.precision, device.cpu_threads, audible)
+    program = _programs.get(key, lambda: Program(path, device, audible=audible))
     return OpenVinoEngine(path.stem, program, inputs, outputs)
 
 
 class Program:
     """A graph, and what was compiled of it. Engines of one process share it; threads may use it at once."""
 
-    def __init__(self, path: Path, device: Device) -> None:
+    def __init__(self, path: Path, device: Device, *, audible: bool = False) -> None:
         try:
             self._openvino = import_quietly("openvino")
         except ImportError as error:
             raise MissingDependencyError("openvino is not installed: pip install 'trt-audioldm2[openvino]'") from error
         self._path, self._core = path, self._openvino.Core()
         self.precision = _precision(self._core, device.precision)
-        if device.precision == "auto" and self.precision == "bf16" and path.stem in HEARD:
+        if device.precision == "auto" and self.precision == "bf16" and audible:
             self.precision = "mixed"
         options = {"INFERENCE_PRECISION_HINT": PRECISIONS[self.precision], "PERFORMANCE_HINT": "LATENCY"}
         if device.cpu_threads is not None:
@@ -198,7 +198,7 @@ def give_back(graph: Path) -> None:
 
     A program has its weights packed for itself: the files' pages would count as this process's memory for nothing.
     """
-    files = {str(file.absolute()) for file in _files(graph)}
+    files = {str(file.resolve()) for file in _files(graph)}  # the kernel names what a link points to
     with contextlib.suppress(OSError, AttributeError):  # not Linux
         libc = ctypes.CDLL(None)
         for line in Path("/proc/self/maps").read_text().splitlines():

@@ -1,30 +1,49 @@
 """What an engine takes, gives and was built for, and the checks of what it is fed. Knows no backend."""
 
 from collections.abc import Mapping
+from typing import Annotated, Literal
 
 import msgspec
 
 from runtime.backends.device import Array
-from runtime.errors import EngineError
+from runtime.errors import EngineError, InputError
+
+Flavour = Literal["tensorrt", "tensorrt_rtx"]
+Dtype = Literal["float32", "float16", "int64", "int32", "bool"]
+Size = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]  # of one axis: 0 for a cache that is still empty
+# A name that is shown to users, such as a tensor's or a version: on one line, whatever it holds.
+Word = Annotated[str, msgspec.Meta(min_length=1, max_length=255, pattern=r"\A[^\x00-\x1f\x7f-\x9f\u2028\u2029]*\Z")]
+Capability = Annotated[str, msgspec.Meta(pattern=r"\A[0-9]{1,3}\.[0-9]\Z")]  # of an NVIDIA GPU, such as "9.0"
 
 
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One input or output: NumPy dtype name, the name of each axis, and the sizes it may have.
+    """One input or output of an engine: its NumPy dtype, the name of each axis, and the sizes that each may have.
 
-    Axes of one name have one size in one call. `max_shape` holds None where there is no bound.
+    Axes of one name have one size in one call. `max_shape` holds None where there is no bound. Raises InputError if the
+    three do not go together.
     """
 
-    dtype: str
-    axes: tuple[str, ...]
-    min_shape: tuple[int, ...]
-    max_shape: tuple[int | None, ...]
+    dtype: Dtype
+    axes: tuple[Word, ...]
+    min_shape: tuple[Size, ...]
+    max_shape: tuple[Size | None, ...]
 
     def __post_init__(self) -> None:
         if not len(self.axes) == len(self.min_shape) == len(self.max_shape):
-            raise ValueError(f"axes {self.axes}, min_shape and max_shape need one entry an axis")
+            raise InputError("axes, min_shape and max_shape need one entry an axis each")
+        for axis, low, high in zip(self.axes, self.min_shape, self.max_shape, strict=True):
+            if high is not None and low > high:
+                raise InputError(f"axis '{axis}' has a smallest size of {low} and a largest one of {high}")
+
+    def holds(self, shape: tuple[int | None, ...]) -> bool:
+        """Whether an array of `shape` fits; None stands for any size."""
+        return len(shape) == len(self.axes) and all(
+            size is None or (low <= size and (high is None or size <= high))
+            for size, low, high in zip(shape, self.min_shape, self.max_shape, strict=True)
+        )
 
     def mismatch(self, array: Array) -> str | None:
-        """Say what is wrong with `array`, or None if it fits."""
+        """What is wrong with `array`, in words for an error message; None if it fits."""
         if str(array.dtype) != self.dtype:
             return f"dtype is {array.dtype}, expected {self.dtype}"
         if array.ndim != len(self.axes):
@@ -38,18 +57,18 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         return None
 
 
-# Each input's smallest, commonest and largest shape.
-ShapeProfile = dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
+# The smallest, the commonest and the largest shape of each input.
+ShapeProfile = dict[Word, tuple[tuple[Size, ...], tuple[Size, ...], tuple[Size, ...]]]
 
 
 class BuiltFor(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What an engine that was compiled for a GPU runs on."""
 
-    flavour: str  # the library: tensorrt or tensorrt_rtx
-    version: str  # the library's, in full
-    compute_capability: str | None  # of the GPU it was built on, such as "9.0"; None: built without one
-    accepted_capabilities: tuple[str, ...] = ()  # the only ones it runs on; empty: as the library decides
-    version_compatible: bool = False  # runs on later versions too
+    flavour: Flavour  # the library
+    version: Word  # of the library, in full
+    compute_capability: Capability | None  # of the GPU that it was built on; None: built without one
+    accepted_capabilities: tuple[Capability, ...] = ()  # the only ones that it runs on; empty: as the library decides
+    version_compatible: bool = False  # runs on later versions of the library too
     hardware_compatible: bool = False  # runs on every GPU from compute capability 8.0 on
 
 
@@ -77,6 +96,10 @@ def check_names(
     outputs: Mapping[str, TensorSpec],
 ) -> None:
     """Raise EngineError unless a graph has exactly the named inputs and outputs."""
-    has = (has_inputs, has_outputs)
-    if has != (set(inputs), set(outputs)):
-        raise EngineError(f"{name}: the graph has inputs and outputs {has}, the manifest {inputs}, {outputs}")
+    for kind, has, wanted in (("inputs", has_inputs, set(inputs)), ("outputs", has_outputs, set(outputs))):
+        if has != wanted:
+            only_graph, only_manifest = sorted(has - wanted), sorted(wanted - has)
+            raise EngineError(
+                f"{name}: its {kind} are not those of the manifest: only the graph has {only_graph}, only the manifest "
+                f"{only_manifest}"
+            )

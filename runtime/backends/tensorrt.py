@@ -72,6 +72,7 @@ def load(
     outputs: Mapping[str, TensorSpec],
     device: Device,
     built_for: BuiltFor | None,
+    audible: bool = False,  # noqa: ARG001  its precision is not chosen here
 ) -> "TensorRTEngine":
     """Open an engine file on a GPU.
 

@@ -2,13 +2,13 @@
 
 import hashlib
 import os
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from runtime.backends.device import Device
 from runtime.backends.engine import Engine, load_engine
-from runtime.bundle.manifest import MANIFEST, FileSpec, Manifest, read_manifest
+from runtime.bundle.manifest import FileSpec, Manifest, read_manifest
 from runtime.bundle.rebuild import rebuild_command
-from runtime.errors import BundleError, IncompatibleEngineError
+from runtime.errors import BundleError, IncompatibleEngineError, InputError
 
 
 class Bundle:
@@ -21,8 +21,11 @@ class Bundle:
     def read(cls, folder: str | os.PathLike[str]) -> "Bundle":
         """Read and check the manifest, and that every file is there in full. Hashes are checked when a file is opened.
 
-        Raises BundleError with what is wrong and the command that mends it.
+        Files may be links, as a hub's cache has them. Raises BundleError with what is wrong and the command that mends
+        it.
         """
+        if not isinstance(folder, str | os.PathLike):
+            raise InputError(f"bundle has to be the path of a folder, got {folder!r}")
         folder = Path(folder)
         bundle = cls(folder, read_manifest(folder))
         for file in bundle.manifest.files():
@@ -46,8 +49,11 @@ class Bundle:
     def path(self, file: FileSpec) -> Path:
         """Check the hash of one of the bundle's files and return its path. Raises BundleError if it was altered."""
         path = self._check_presence(file)
-        with path.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        try:
+            with path.open("rb") as stream:
+                found = hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            raise BundleError(f"{path} cannot be read: {error}; rebuild: {self.rebuild_command}") from error
         if found != file.sha256:
             raise BundleError(
                 f"{path} was altered: its SHA-256 is {found[:12]}..., the manifest has {file.sha256[:12]}...; "
@@ -73,27 +79,29 @@ class Bundle:
                 outputs=spec.outputs,
                 device=device,
                 built_for=spec.built_for,
+                audible=spec.audible,
             )
         except IncompatibleEngineError as error:
             raise IncompatibleEngineError(f"{error}; rebuild: {self.rebuild_command}") from error
 
     def _check_presence(self, file: FileSpec) -> Path:
-        name = PurePosixPath(file.name)
-        path = self.folder / name
+        """The path of a file that is there in full. It may be a link: what the user linked is the user's."""
+        path = self.folder / file.name
         try:
-            inside, found = path.resolve().is_relative_to(self.folder.resolve()), path.is_file()
-        except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, a null byte
+            size = path.stat().st_size if path.is_file() else None
+        except (OSError, ValueError) as error:  # no permission; a null byte
+            raise BundleError(f"{path} cannot be used: {error}; rebuild: {self.rebuild_command}") from error
+        if size is None:
+            raise BundleError(f"{path} {_what_is_wrong(path)}; rebuild: {self.rebuild_command}")
+        if size != file.size_bytes:
             raise BundleError(
-                f"{self.folder / MANIFEST}: file name {file.name!r} cannot be used: {error}; "
-                f"rebuild: {self.rebuild_command}"
-            ) from error
-        if name.is_absolute() or ".." in name.parts or not inside:
-            raise BundleError(f"{self.folder / MANIFEST}: file name '{file.name}' leaves the bundle; do not use it")
-        if not found:
-            raise BundleError(f"{path} is missing; rebuild: {self.rebuild_command}")
-        if path.stat().st_size != file.size_bytes:
-            raise BundleError(
-                f"{path} has {path.stat().st_size} bytes, the manifest says {file.size_bytes}; "
-                f"rebuild: {self.rebuild_command}"
+                f"{path} has {size} bytes, the manifest says {file.size_bytes}; rebuild: {self.rebuild_command}"
             )
         return path
+
+
+def _what_is_wrong(path: Path) -> str:
+    """Why a path is no regular file, which is all that is ever opened: a pipe or a device would never end."""
+    if path.exists():
+        return "is no regular file"
+    return f"is a link to {str(path.readlink())!r}, which is missing" if path.is_symlink() else "is missing"

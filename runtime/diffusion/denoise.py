@@ -21,7 +21,6 @@ Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 Feeds = Mapping[str, Array]  # what the UNet is conditioned on, by the names of its inputs
 WHOLE = (0.0, 1.0)  # of the way from noise to sound
 STEPS_AHEAD = 2  # of a GPU that the host may be: more, and progress and an early end would come too soon
-TOKEN_MULTIPLE = 16  # texts are padded to it where shapes are captured: fewer shapes, the same sound
 
 
 def plain_steps(plan: Plan, sample: Array, predict: Predict, randn: Randn) -> Iterator[Array]:
@@ -36,8 +35,10 @@ def plain_steps(plan: Plan, sample: Array, predict: Predict, randn: Randn) -> It
 class Denoiser:
     """Runs a plan over the UNet: step by step, or on a GPU as a step that is captured once for its shapes."""
 
-    def __init__(self, engines: Mapping[str, Engine], device: Device, graphs: Graphs | None = None) -> None:
-        self._engines, self._device = engines, device
+    def __init__(
+        self, engines: Mapping[str, Engine], device: Device, *, token_multiple: int, graphs: Graphs | None = None
+    ) -> None:
+        self._engines, self._device, self._token_multiple = engines, device, token_multiple
         self._graphs = graphs or Graphs(engines, device)
 
     def steps(
@@ -100,7 +101,7 @@ class Denoiser:
         """Every step by one launch of the step of these shapes, which is captured when they come first."""
         draws = [self._device.xp.asarray(randn(sample.shape)) for _ in range(noisy_steps(plan))]
         noise = np.stack(draws) if draws else None
-        feeds = padded(unet, feeds)
+        feeds = padded(unet, feeds, self._token_multiple)
         shapes = tuple((name, array.shape) for name, array in feeds.items())
         depth = max(plan.depth, FusedSteps.room)
         key = ("step", sample.shape, shapes, guidance_scale is None, noisy_steps(plan), depth)
@@ -145,10 +146,10 @@ def _make_step(device: Device, unet: Engine, fused: FusedSteps, feeds: Feeds, *,
     return _Step(fused, own, device.capture(work) if captures else work)
 
 
-def padded(unet: Engine, feeds: Feeds) -> dict[str, Array]:
-    """The feeds with zeros up to a multiple of TOKEN_MULTIPLE tokens, or to the most that the UNet takes.
+def padded(unet: Engine, feeds: Feeds, multiple: int) -> dict[str, Array]:
+    """The feeds with zeros up to a multiple of so many tokens, or to the most that the UNet takes.
 
-    The mask is among them, so what is added is masked. A UNet that does not see the tokens has none to pad.
+    Steps are captured for their shapes: so there are fewer shapes, with the same sound. The mask is among them, so what is added is masked. A UNet that does not see the tokens has none to pad.
     """
     longer = {}
     for name, array in feeds.items():
@@ -158,7 +159,7 @@ def padded(unet: Engine, feeds: Feeds) -> dict[str, Array]:
             longer[name] = array
             continue
         tokens, most = array.shape[axis], spec.max_shape[axis]
-        wanted = -(-tokens // TOKEN_MULTIPLE) * TOKEN_MULTIPLE
+        wanted = -(-tokens // multiple) * multiple
         missing = max((wanted if most is None else min(wanted, most)) - tokens, 0)
         longer[name] = np.pad(array, [(0, missing if i == axis else 0) for i in range(array.ndim)])
     return longer

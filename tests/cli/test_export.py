@@ -52,15 +52,15 @@ def test_inspect_and_verify_a_bundle(
     assert "encoder_hidden_states_1" not in shown  # this UNet attends to the first states only
     assert main(["verify", str(folder), "--checkpoint", str(checkpoint("one_width"))]) == 0
     assert capsys.readouterr().out.count("relative error") == sum(
-        len(engine.parity) for engine in Bundle.read(folder).manifest.engines.values()
+        len(engine.record.parity) for engine in Bundle.read(folder).manifest.engines.values()
     )
     refused(["verify", str(folder), "--checkpoint", str(checkpoint("plain"))], capsys, "not those", "rebuild")
 
 
 def test_the_manifest_keeps_every_parity_figure(bundle: Callable[[str], Path]) -> None:
     for engine in Bundle.read(bundle("plain")).manifest.engines.values():
-        assert len(engine.parity) >= 3
-        assert all(0 < check.relative_error <= 1e-5 < engine.tolerance for check in engine.parity)
+        assert len(engine.record.parity) >= 3
+        assert all(0 < check.relative_error <= 1e-5 < engine.record.tolerance for check in engine.record.parity)
 
 
 def test_bin_weights_and_float64_configs_build_the_same_engine(copy: Path, bundle: Callable[[str], Path]) -> None:

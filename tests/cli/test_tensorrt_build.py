@@ -55,12 +55,12 @@ def test_every_component_is_built_and_described(built: Path, capsys: pytest.Capt
         assert spec.backend == "tensorrt"
         assert spec.built_for is not None
         assert spec.built_for.flavour == "tensorrt_rtx"
-        assert spec.parity_of == "graph"  # no GPU: the engine itself was never run
-        assert len(spec.profiles) == 2
-        for profile in spec.profiles:
+        assert spec.record.parity_of == "graph"  # no GPU: the engine itself was never run
+        assert len(spec.record.profiles) == 2
+        for profile in spec.record.profiles:
             assert set(profile) == set(spec.inputs)
         for key, tensor in spec.inputs.items():
-            assert spec.profiles[-1][key][2] == tensor.max_shape  # bounds that messages name
+            assert spec.record.profiles[-1][key][2] == tensor.max_shape  # bounds that messages name
     assert main(["inspect", str(built)]) == 0
     said = capsys.readouterr().out
     assert "of its graph: never run" in said

@@ -46,7 +46,7 @@ def compiled(bundle: Callable[[str], Path], tmp_path_factory: pytest.TempPathFac
             spec,
             files=(describe_file(folder, f"{name}.engine"),),
             backend="tensorrt",
-            activation_bytes=(),
+            activation_bytes=None,
             built_for=BuiltFor(flavour="tensorrt", version="10.13.3.9", compute_capability="9.0"),
         )
     write_manifest(folder, msgspec.structs.replace(source.manifest, engines=engines))

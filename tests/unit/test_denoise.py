@@ -5,7 +5,7 @@ import pytest
 
 from runtime.backends.fake import FakeEngine
 from runtime.backends.specs import TensorSpec
-from runtime.diffusion.denoise import TOKEN_MULTIPLE, padded
+from runtime.diffusion.denoise import padded
 
 
 def unet(most: int | None) -> FakeEngine:
@@ -29,13 +29,12 @@ def unet(most: int | None) -> FakeEngine:
 def test_tokens_are_padded_as_far_as_the_unet_takes_them(tokens: int, most: int | None, expected: int) -> None:
     rng = np.random.default_rng()
     states, mask = rng.standard_normal((2, tokens, 4), np.float32), np.ones((2, tokens), np.int64)
-    found = padded(unet(most), {"encoder_hidden_states_1": states, "encoder_attention_mask_1": mask})
+    found = padded(unet(most), {"encoder_hidden_states_1": states, "encoder_attention_mask_1": mask}, 16)
     assert found["encoder_hidden_states_1"].shape == (2, expected, 4)
     assert (found["encoder_attention_mask_1"].sum(axis=1) == tokens).all()
     np.testing.assert_array_equal(found["encoder_hidden_states_1"][:, :tokens], states)
-    assert TOKEN_MULTIPLE == 16
 
 
 def test_what_has_no_tokens_is_left_alone() -> None:
     states = np.ones((1, 3, 4), np.float32)
-    assert padded(unet(None), {"encoder_hidden_states": states})["encoder_hidden_states"] is states
+    assert padded(unet(None), {"encoder_hidden_states": states}, 16)["encoder_hidden_states"] is states

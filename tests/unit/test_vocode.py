@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -10,9 +11,9 @@ from runtime.backends.engine import Array
 from runtime.backends.fake import FakeEngine
 from runtime.backends.specs import TensorSpec
 from runtime.bundle.manifest import AudioSpec
-from runtime.errors import NumericsError
-from runtime.sound.vocode import WINDOW_FRAMES, vocode
-from tests.unit.helpers import AUDIO
+from runtime.errors import EngineError, NumericsError
+from runtime.sound.vocode import vocode
+from tests.unit.helpers import AUDIO, raises_line
 
 EXTRA = 32  # samples beyond `hop` a frame, as the published vocoder has them
 
@@ -34,7 +35,7 @@ def make_vocoder(audio: AudioSpec, lengths: list[int] | None = None) -> FakeEngi
     return FakeEngine("vocoder", {"mel": mel}, {"waveform": waveform}, run)
 
 
-CONTEXT = AUDIO.vocoder_context_frames
+CONTEXT, WINDOW_FRAMES = AUDIO.vocoder_context_frames, AUDIO.vocoder_window_frames
 
 
 @pytest.mark.parametrize(
@@ -53,6 +54,17 @@ def test_windows_equal_the_whole(frames: int) -> None:
     longest = WINDOW_FRAMES + 2 * CONTEXT
     assert set(lengths) == {min(frames, longest)}  # one shape, so that a backend compiles one program
     assert len(lengths) <= -(-frames // WINDOW_FRAMES)
+
+
+@pytest.mark.parametrize("hop", [1, 80, 159, 161, 320])
+def test_a_vocoder_of_another_hop_is_found(hop: int) -> None:
+    """Else a sound of the wrong speed would be cut to the right length, or a short one returned."""
+    mel = np.random.default_rng().standard_normal((1, 200, 64), np.float32)
+    other = msgspec.structs.replace(AUDIO, hop_samples=hop)
+    with raises_line(
+        EngineError, "vocoder", f"{200 * AUDIO.hop_samples + EXTRA} samples of 200 frames", f"{hop} a frame"
+    ):
+        vocode(make_vocoder(AUDIO), mel, other)
 
 
 def test_a_window_that_fails_is_named() -> None:
