@@ -40,7 +40,7 @@ def resample(audio: Floats, from_hz: int, to_hz: int) -> Floats:
 
 
 def log_mel(audio: npt.NDArray[np.floating], spec: FeatureExtractorSpec) -> Floats:
-    """The features of one waveform, (samples,) to (1, frames, mel_bins) in dB, as ClapFeatureExtractor's `rand_trunc` has them.
+    """The features of one waveform, (samples,) to (1, frames, mel_bins) in dB, as ClapFeatureExtractor has them.
 
     Short audio is repeated or padded to `max_samples`. Of long audio the middle is taken, where the reference cuts at a
     random place: one input has one score.
