@@ -1,7 +1,7 @@
 # Each target sets up what it needs in .venv, from an empty checkout.
 PYTHON ?= python3
 BIN := .venv/bin
-PROMPT ?= a rising chirp
+PROMPT ?= a church bell
 
 .PHONY: demo test lint bench clean
 

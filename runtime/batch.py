@@ -12,8 +12,8 @@ import msgspec
 
 from runtime.errors import AudioLDM2Error, InputError
 from runtime.pipeline import AudioLDM2Pipeline
-from runtime.sound.files import check_output, write_audio
-from runtime.sound.plot import plot_spectrogram
+from runtime.sound.files import check_output, picture_beside, write_audio
+from runtime.sound.plot import try_plot
 
 DEFAULT_PATTERN = "output-{index:04d}.wav"
 _SLUG_LENGTH = 40
@@ -71,8 +71,9 @@ def read_jobs(file: Path, pattern: str, defaults: Line, *, as_float: bool) -> It
         try:
             line = _parse(text, defaults)
             seed = secrets.randbelow(2**31) if line.seed is None else line.seed
-            output = _name(pattern, index=index, line=number, seed=seed, prompt=_slug(line.prompt))
-            check_output(output, as_float=as_float)
+            name = _name(pattern, index=index, line=number, seed=seed, prompt=_slug(line.prompt))
+            check_output(name, as_float=as_float)
+            output = Path(name)
             if output in taken:
                 raise InputError(f"'{output}' is line {taken[output]}'s file already: use {{index}} in the pattern")
             taken[output] = number
@@ -136,7 +137,7 @@ def _run(
         best = result.audios[i * each]
         write_audio(job.output, best, result.sampling_rate, as_float=as_float)
         if plot:
-            plot_spectrogram(best, result.sampling_rate, job.output.with_suffix(".png"), job.line.prompt)
+            try_plot(best, result.sampling_rate, picture_beside(job.output), job.line.prompt)
         score = None if result.scores is None else float(result.scores[i * each])
         outcomes.append(Outcome(job.number, job.output, job.seed, len(best) / result.sampling_rate, score))
     return outcomes
@@ -163,9 +164,9 @@ def _parse(text: str, defaults: Line) -> Line:
     return msgspec.structs.replace(defaults, **{field: getattr(line, field) for field in given})
 
 
-def _name(pattern: str, **fields: object) -> Path:
+def _name(pattern: str, **fields: object) -> str:
     try:
-        return Path(pattern.format(**fields))
+        return pattern.format(**fields)
     except (KeyError, IndexError, ValueError, AttributeError) as error:
         names = ", ".join(f"{{{name}}}" for name in fields)
         raise InputError(f"output pattern '{pattern}' is wrong ({error}); it may hold {names}") from error

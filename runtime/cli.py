@@ -54,7 +54,8 @@ def _parser() -> argparse.ArgumentParser:
         "--output",
         "-o",
         metavar="FILE",
-        help=".wav or .flac (default: output.wav); with --prompts-file a pattern with "
+        help=".wav, .flac, .ogg, .opus or .mp3, or - for WAV on standard output (default: output.wav); with "
+        "--prompts-file a pattern with "
         "{index}, {line}, {seed} or {prompt} (default: output-{index:04d}.wav)",
     )
     add("--negative-prompt", metavar="TEXT", help="what not to hear")
@@ -133,10 +134,12 @@ def _run_one(options: argparse.Namespace, folder: Callable[[], Path]) -> int:
     from tqdm import tqdm
 
     from runtime.pipeline import AudioLDM2Pipeline
-    from runtime.sound.files import check_output, write_audio
+    from runtime.sound.files import check_output, picture_beside, write_audio
+    from runtime.sound.plot import try_plot
 
-    output = Path(options.output or "output.wav")
+    output = "output.wav" if options.output is None else options.output
     check_output(output, as_float=options.float)
+    picture = picture_beside(output) if options.plot else None
     pipeline = AudioLDM2Pipeline.from_pretrained(folder(), **_options(options))
     with tqdm(total=options.steps, unit="step", disable=options.quiet or None, leave=False) as bar:
         result = pipeline(
@@ -150,11 +153,11 @@ def _run_one(options: argparse.Namespace, folder: Callable[[], Path]) -> int:
         )
     best = result.audios[0]
     write_audio(output, best, result.sampling_rate, as_float=options.float)
-    picture = _plot(options, best, result.sampling_rate, output)
+    picture = picture and try_plot(best, result.sampling_rate, picture, options.prompt)
     score = None if result.scores is None else float(result.scores[0])
     summary: dict[str, Any] = {
         "prompt": options.prompt,
-        "file": str(output),
+        "file": output,
         "picture": picture and str(picture),
         "duration_s": len(best) / result.sampling_rate,
         "seed": result.seeds[0] if len(result.seeds) == 1 else list(result.seeds),
@@ -178,6 +181,8 @@ def _run_many(options: argparse.Namespace, folder: Callable[[], Path]) -> int:
     from runtime.batch import DEFAULT_PATTERN, Job, Line, read_jobs, run_jobs, summary_of
     from runtime.pipeline import AudioLDM2Pipeline
 
+    if options.output == "-":
+        raise InputError("--output - holds one sound: with --prompts-file name a pattern")
     if isinstance(options.seed, list):
         raise InputError("--seed with --prompts-file takes one value; a JSON line may have its own")
     defaults = Line(
@@ -187,7 +192,7 @@ def _run_many(options: argparse.Namespace, folder: Callable[[], Path]) -> int:
         seed=options.seed,
         duration=options.duration,
     )
-    pattern = options.output or DEFAULT_PATTERN
+    pattern = DEFAULT_PATTERN if options.output is None else options.output
     read = list(read_jobs(options.prompts_file, pattern, defaults, as_float=options.float))
     jobs = [item for item in read if isinstance(item, Job)]
     outcomes = [item for item in read if not isinstance(item, Job)]
@@ -211,16 +216,6 @@ def _run_many(options: argparse.Namespace, folder: Callable[[], Path]) -> int:
         f"{summary['seconds']:.2f} s{factor}{failed}",
     )
     return 1 if summary["failed"] else 0
-
-
-def _plot(options: argparse.Namespace, audio: Any, sample_rate_hz: int, output: Path) -> Path | None:
-    if not options.plot:
-        return None
-    from runtime.sound.plot import plot_spectrogram
-
-    picture = output.with_suffix(".png")
-    plot_spectrogram(audio, sample_rate_hz, picture, options.prompt)
-    return picture
 
 
 def _options(options: argparse.Namespace) -> dict[str, Any]:
@@ -256,10 +251,11 @@ def _report(options: argparse.Namespace, outcome: "Outcome") -> None:
 
 
 def _say(options: argparse.Namespace, fields: dict[str, Any], line: str) -> None:
+    words = sys.stderr if options.output == "-" else sys.stdout  # where the sound is not
     if options.json:
-        print(json.dumps(fields), flush=True)
+        print(json.dumps(fields), flush=True, file=words)
     elif not options.quiet:
-        print(line, flush=True)
+        print(line, flush=True, file=words)
 
 
 def _score(score: float | None) -> str:

@@ -149,7 +149,8 @@ def _make_step(device: Device, unet: Engine, fused: FusedSteps, feeds: Feeds, *,
 def padded(unet: Engine, feeds: Feeds, multiple: int) -> dict[str, Array]:
     """The feeds with zeros up to a multiple of so many tokens, or to the most that the UNet takes.
 
-    Steps are captured for their shapes: so there are fewer shapes, with the same sound. The mask is among them, so what is added is masked. A UNet that does not see the tokens has none to pad.
+    Steps are captured for their shapes: so there are fewer shapes, with the same sound. The mask is among the feeds, so
+    what is added is masked. A UNet that does not see the tokens has none to pad.
     """
     longer = {}
     for name, array in feeds.items():

@@ -1,4 +1,4 @@
-"""Ranking by CLAP: how well each waveform fits its prompt."""
+"""Ranking by CLAP, a model that embeds texts and sounds in one space: how well each waveform fits its prompt."""
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +13,18 @@ Floats = npt.NDArray[np.float32]
 
 
 def log_mels(audios: Floats, sample_rate_hz: int, spec: FeatureExtractorSpec) -> Floats:
-    """CLAP's features of each waveform, (rows, samples) to (rows, 1, frames, mel_bins)."""
+    """The features that CLAP's audio encoder takes: waveforms (rows, samples) to (rows, 1, frames, mel_bins), in dB.
+
+    Each waveform is first resampled to the rate of the feature extractor.
+    """
     return np.stack([log_mel(resample(audio, sample_rate_hz, spec.sample_rate_hz), spec) for audio in audios])
 
 
 def cosine_scores(text_embeds: Floats, audio_embeds: Floats) -> Floats:
-    """Cosine similarity of each waveform with its own text; both (rows, width), of unit length."""
+    """The cosine similarity of each waveform with its own text, shape (rows,).
+
+    Both arguments are embeddings of unit length, (rows, width); row i of one belongs to row i of the other.
+    """
     scores: Floats = (audio_embeds * text_embeds).sum(axis=1)
     return scores
 
@@ -47,7 +53,10 @@ def best_first(scores: Floats, candidates: int) -> list[int]:
 
 
 def resample(audio: Floats, from_hz: int, to_hz: int) -> Floats:
-    """Band-limited resampling at soxr's HQ setting; the length is rounded up, as librosa.resample does."""
+    """Resample one waveform, (samples,), without aliasing, at soxr's HQ setting as `librosa.resample` does.
+
+    The new length is rounded up.
+    """
     if from_hz == to_hz:
         return audio
     wanted = -(-len(audio) * to_hz // from_hz)
@@ -56,7 +65,7 @@ def resample(audio: Floats, from_hz: int, to_hz: int) -> Floats:
 
 
 def log_mel(audio: npt.NDArray[np.floating], spec: FeatureExtractorSpec) -> Floats:
-    """Log-mel features of one waveform, (1, frames, mel_bins), as ClapFeatureExtractor's `rand_trunc` mode has them.
+    """The features of one waveform, (samples,) to (1, frames, mel_bins) in dB, as ClapFeatureExtractor has them.
 
     Short audio is repeated or padded to `max_samples`. Of long audio the middle is taken, where the reference cuts at a
     random place: one input has one score.
@@ -75,6 +84,7 @@ def log_mel(audio: npt.NDArray[np.floating], spec: FeatureExtractorSpec) -> Floa
 
 
 def _fit(audio: npt.NDArray[np.float64], size: int, padding: str) -> npt.NDArray[np.float64]:
+    """Exactly `size` samples: the middle of long audio; short audio repeated or padded as the config says."""
     if len(audio) > size:
         start = (len(audio) - size) // 2
         return audio[start : start + size]

@@ -172,7 +172,7 @@ def test_mistyped_flags_are_errors(flags: list[str], capsys: pytest.CaptureFixtu
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("a.mp3", [".wav or .flac"]), ("none/a.wav", ["does not exist"]), ("folder.wav", ["is a folder"])],
+    [("a.aiff", [".opus or .mp3"]), ("none/a.wav", ["does not exist"]), ("folder.wav", ["is a folder"])],
 )
 def test_outputs_that_cannot_be_written_are_refused_before_the_work(
     name: str, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
