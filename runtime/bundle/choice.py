@@ -84,6 +84,15 @@ def find_bundle(engines: str | None, environment: Mapping[str, str], device: str
     return found[0]
 
 
+def preferred_backend(folder: Path, environment: Mapping[str, str]) -> str | None:
+    """The backend that TRT_AUDIOLDM2_BACKEND names, for a bundle that leaves a choice; None where nothing is said.
+
+    Engines that were compiled for a GPU leave none. Raises BundleError if the bundle cannot be read.
+    """
+    asked = environment.get(BACKEND_VARIABLE)
+    return asked if asked and not Bundle.read(folder).needs_gpu() else None
+
+
 def _fitting(bundles: list[Bundle], device: str) -> list[Path]:
     """Bundles of the kind that this machine runs best."""
     compiled = [bundle.folder for bundle in bundles if bundle.needs_gpu()]

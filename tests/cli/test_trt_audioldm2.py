@@ -233,7 +233,8 @@ def test_a_cut_prompt_is_quoted(engines: Path, tmp_path: Path) -> None:
 
 TELLS_ITS_STEPS = """
 import sys
-from runtime import cli, denoise
+from runtime import cli
+from runtime.diffusion import denoise
 advance = denoise.advance
 def telling(*arguments):
     print("step", file=sys.stderr, flush=True)

@@ -4,7 +4,9 @@ To add one, write a file here with a frozen dataclass whose fields are the confi
 table, and name it in `_MODULES`. `plan` takes `eta`, `timesteps` and `sigmas` where its signature names them.
 """
 
+import contextlib
 import dataclasses
+import difflib
 import importlib
 import inspect
 from collections.abc import Mapping, Sequence
@@ -14,8 +16,9 @@ import numpy as np
 
 from runtime.diffusion.schedulers.plan import Plan, State, Step, advance, model_input
 from runtime.errors import InputError
+from runtime.wording import shown
 
-__all__ = ["Plan", "State", "Step", "advance", "make_plan", "model_input", "scheduler_names"]
+__all__ = ["Plan", "State", "Step", "advance", "make_plan", "model_input", "scheduler_class", "scheduler_names"]
 
 _MODULES = {
     "DDIMScheduler": "ddim",
@@ -33,6 +36,38 @@ _MODULES = {
     "PNDMScheduler": "pndm",
     "UniPCMultistepScheduler": "unipc",
 }
+
+ALIASES = {
+    "ddim": "DDIMScheduler",
+    "ddpm": "DDPMScheduler",
+    "deis": "DEISMultistepScheduler",
+    "dpm2": "KDPM2DiscreteScheduler",
+    "dpm2_a": "KDPM2AncestralDiscreteScheduler",
+    "dpmpp_2m": "DPMSolverMultistepScheduler",
+    "dpmpp_2s": "DPMSolverSinglestepScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "euler_a": "EulerAncestralDiscreteScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "kdpm2": "KDPM2DiscreteScheduler",
+    "kdpm2_a": "KDPM2AncestralDiscreteScheduler",
+    "lcm": "LCMScheduler",
+    "lms": "LMSDiscreteScheduler",
+    "pndm": "PNDMScheduler",
+    "unipc": "UniPCMultistepScheduler",
+}
+
+
+def scheduler_class(name: str) -> str:
+    """The class name that a short name such as "dpmpp_2m" stands for, or a class name itself; capitals do not count.
+
+    Raises InputError for a name that is neither.
+    """
+    known = {**ALIASES, **{cls.lower(): cls for cls in _MODULES}}
+    if name.lower() not in known:
+        near = difflib.get_close_matches(name.lower(), known, n=1)
+        nearest = f"; did you mean {known[near[0]]}?" if near else ""
+        raise InputError(f"unknown scheduler '{shown(name)}'{nearest} (known: {', '.join(ALIASES)}, or a class name)")
+    return known[name.lower()]
 
 
 def scheduler_names() -> list[str]:
@@ -68,9 +103,11 @@ def make_plan(
         raise InputError(f"{name} takes no {key} of one's own")
     if len(given) + (num_inference_steps is not None) != 1:
         raise InputError("give exactly one of num_inference_steps, timesteps and sigmas")
-    if num_inference_steps is not None and not 1 <= num_inference_steps <= scheduler.num_train_timesteps:
+    most = scheduler.num_train_timesteps
+    if num_inference_steps is not None and not 1 <= num_inference_steps <= most:
         raise InputError(
-            f"num_inference_steps is {num_inference_steps}, this model takes 1 to {scheduler.num_train_timesteps}"
+            f"num_inference_steps is {shown(str(num_inference_steps))}; this model was trained for {most} steps"
+            f"{_most_steps(scheduler)}"
         )
     if "eta" in accepted:
         given["eta"] = eta
@@ -80,3 +117,12 @@ def make_plan(
         if not step.is_finite():
             raise InputError(f"{name}: step {i + 1} of {len(plan.steps)} has no finite coefficients with these options")
     return plan.inlined()
+
+
+def _most_steps(scheduler: Any) -> str:
+    """What a message adds about the numbers of steps that a scheduler takes."""
+    for steps in range(scheduler.num_train_timesteps, 0, -1):
+        with contextlib.suppress(InputError):
+            scheduler.plan(steps)
+            return f" and takes 1 to {steps} with this scheduler"
+    return ""
