@@ -65,8 +65,8 @@ def run_jobs(
     """Run the jobs, up to `batch_size` of one duration at once. Outcomes come as their batches are done.
 
     With `plot` a spectrogram is written beside each file. `arguments` go to every call of the pipeline. Whatever
-    exception a batch or a file ends in, of ours or not, it is its own lines' outcome and the next ones run. A batch that
-    cannot be rendered is tried again one by one, so that only the line at fault is lost.
+    exception a batch or a file ends in, of ours or not, becomes the outcome of its own lines, and the next ones run. A
+    batch that cannot be rendered is tried again one by one, so that only the line at fault is lost.
     """
     for batch in _batches(jobs, batch_size):
         for job, sound in _render(pipeline, batch, arguments):

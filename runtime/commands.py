@@ -165,7 +165,7 @@ def _run_many(options: argparse.Namespace, console: Console) -> int:
     try:
         with Progress(console, options.steps, many=True, hint=hint, hidden=options.quiet) as progress:
 
-            def open_pipeline(prompts: int) -> AudioLDM2Pipeline:
+            def open_pipeline(prompts: int) -> "AudioLDM2Pipeline":
                 progress.expect(prompts)
                 return _open_pipeline(options)
 

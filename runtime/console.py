@@ -153,7 +153,7 @@ def stoppable() -> Iterator[None]:
         handlers = {}  # signals are the main thread's
     ours = {number: usual for number, usual in handlers.items() if signal.getsignal(number) is usual}
 
-    def stop(number: int, frame: FrameType | None) -> None:
+    def stop(number: int, _: FrameType | None) -> None:
         for each in ours:
             signal.signal(each, signal.SIG_IGN)
         raise Stopped(number)

@@ -32,13 +32,11 @@ FLAG_OF_ARGUMENT = {
     "transcription": "--transcription",
     "vae_slicing": "--vae-slicing",
 }
-_ARGUMENT = re.compile(
-    rf"^({'|'.join(FLAG_OF_ARGUMENT)})\\b|\\b({'|'.join(n for n in FLAG_OF_ARGUMENT if '_' in n)})\\b"
-)
+_ARGUMENT = re.compile(rf"^({'|'.join(FLAG_OF_ARGUMENT)})\b|\b({'|'.join(n for n in FLAG_OF_ARGUMENT if '_' in n)})\b")
 
 SCHEDULERS = (
-    "ddim, ddpm, pndm, lms, euler, euler_a, heun, dpm2, dpm2_a, dpmpp_2m, dpmpp_2s, unipc, deis or lcm, or a class name "
-    "such as DPMSolverMultistepScheduler"
+    "ddim, ddpm, pndm, lms, euler, euler_a, heun, dpm2, dpm2_a, dpmpp_2m, dpmpp_2s, unipc, deis or lcm, or a class "
+    "name such as DPMSolverMultistepScheduler"
 )
 
 

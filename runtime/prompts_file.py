@@ -69,9 +69,9 @@ def read_jobs(file: str | Path, pattern: str, defaults: Line, *, as_float: bool)
 
     A line is a prompt, or a JSON object with the fields of `Line`; what an object leaves out comes from `defaults`, and
     blank lines are skipped. What starts with a brace, a bracket or a double quote is JSON and never a plain prompt. The
-    file `-` is standard input. `pattern` names the outputs: `{index}` counts the prompts from 0, `{line}` the lines from
-    1, `{seed}`, and `{prompt}` in a form that is fit for a file name. Raises InputError if the file cannot be read, no
-    line of it is text, or the pattern is wrong.
+    file `-` is standard input. `pattern` names the outputs: `{index}` counts the prompts from 0, `{line}` the lines
+    from 1, `{seed}`, and `{prompt}` in a form that is fit for a file name. Raises InputError if the file cannot be
+    read, no line of it is text, or the pattern is wrong.
     """
     check_pattern(pattern)
     lines = _lines(_read(file))
