@@ -147,7 +147,10 @@ class Stopped(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Ctrl-C and SIGTERM raise `Stopped` inside the block, once: a second one does not disturb the cleaning up."""
+    """Ctrl-C and SIGTERM raise `Stopped` inside the block, once.
+
+    From then on both are ignored: the program is to end, and a second one would only disturb its cleaning up.
+    """
     handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     if threading.current_thread() is not threading.main_thread():
         handlers = {}  # signals are the main thread's
@@ -164,7 +167,8 @@ def stoppable() -> Iterator[None]:
         yield
     finally:
         for number, usual in ours.items():
-            signal.signal(number, usual)
+            if signal.getsignal(number) is stop:
+                signal.signal(number, usual)
 
 
 def status_of(interrupt: KeyboardInterrupt) -> int:
