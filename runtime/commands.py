@@ -21,7 +21,7 @@ from runtime.options import (
     pipeline_options,
     with_flags,
 )
-from runtime.wording import one_line, shown, text_of_argument
+from runtime.wording import one_line, readable, text_of_argument
 
 if TYPE_CHECKING:
     from runtime.batch import Outcome
@@ -104,7 +104,7 @@ def _run_one(options: argparse.Namespace, console: Console) -> int:
 
     output = Path(options.output or DEFAULT_OUTPUT)
     if options.output and options.output.endswith(("/", os.sep)):
-        raise InputError(f"output '{shown(options.output)}' is a folder: name a file")
+        raise InputError(f"output '{readable(options.output)}' is a folder: name a file")
     check_output(output, as_float=options.float)
     if not options.prompt.strip():
         logger.warning("the prompt is blank: the sound will be of nothing in particular")
@@ -139,7 +139,7 @@ def _run_one(options: argparse.Namespace, console: Console) -> int:
     console.result(
         summary,
         f"{_path(output)}{f' and {_path(picture)}' if picture else ''}: "
-        f'"{shown(options.prompt)}", {sound.duration_s:.2f} s, seed {",".join(map(str, result.seeds))}'
+        f'"{readable(options.prompt)}", {sound.duration_s:.2f} s, seed {",".join(map(str, result.seeds))}'
         f"{_score(sound.score)} | {pipeline.label} | {stages} | real-time factor {factor:.2f}",
     )
     return 0
@@ -215,7 +215,7 @@ def _sum_up(summary: dict[str, Any], prompts: int, console: Console) -> None:
 
 
 def _path(path: Path | None) -> str:
-    return shown(str(path), LONGEST_PATH)
+    return readable(str(path), LONGEST_PATH)
 
 
 def _score(score: float | None) -> str:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
-from runtime.wording import shown
+from runtime.wording import readable
 
 Number = TypeVar("Number", int, float)
 
@@ -30,7 +30,7 @@ class Parser(argparse.ArgumentParser):
         """End the program with one line that says what is wrong, and exit status 2."""
         if message.endswith("expected one argument"):
             message += "; one that starts with a dash is given as --flag=-1"
-        self.exit(2, f"error: {shown(' '.join(message.split()), 400)} (usage: {self.prog} --help)\n")
+        self.exit(2, f"error: {readable(' '.join(message.split()), 400)} (usage: {self.prog} --help)\n")
 
     def _check_flags(self, words: list[str]) -> None:
         texts = words[: words.index("--")] if "--" in words else words
@@ -79,7 +79,7 @@ def interval(text: str) -> tuple[float, float]:
     """Two numbers, such as "0.2:0.8"."""
     parts = text.split(":")
     if len(parts) != 2:
-        raise argparse.ArgumentTypeError(f"has to be two numbers, as in 0.2:0.8, got '{shown(text)}'")
+        raise argparse.ArgumentTypeError(f"has to be two numbers, as in 0.2:0.8, got '{readable(text)}'")
     return number(parts[0]), number(parts[1])
 
 
@@ -87,4 +87,4 @@ def _value(kind: Callable[[str], Number], text: str, words: str) -> Number:
     try:
         return kind(text)
     except ValueError as error:  # also an integer of more than 4300 digits
-        raise argparse.ArgumentTypeError(f"has to be {words}, got '{shown(text, 40)}'") from error
+        raise argparse.ArgumentTypeError(f"has to be {words}, got '{readable(text, 40)}'") from error

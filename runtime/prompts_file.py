@@ -18,7 +18,7 @@ import msgspec
 
 from runtime.errors import InputError
 from runtime.sound.files import check_output
-from runtime.wording import byte_at_fault, check_text, one_line, shown
+from runtime.wording import byte_at_fault, check_text, one_line, readable
 
 STANDARD_INPUT = "-"
 LARGEST_FILE = 256 * 2**20  # bytes; the whole file is read, and something like /dev/zero never ends
@@ -77,7 +77,7 @@ def read_jobs(file: str | Path, pattern: str, defaults: Line, *, as_float: bool)
     lines = _lines(_read(file))
     if not any(isinstance(text, str) for _, text in lines):
         why = f" that can be read; line {lines[0][0]}: {lines[0][1]}" if lines else ""
-        raise InputError(f"prompts file '{shown(str(file))}' holds no prompt{why}")
+        raise InputError(f"prompts file '{readable(str(file))}' holds no prompt{why}")
     taken: dict[Path, int] = {}
     for index, (number, text) in enumerate(lines):
         try:
@@ -101,9 +101,9 @@ def _read(file: str | Path) -> bytes:
             with Path(file).open("rb") as opened:
                 data = opened.read(LARGEST_FILE + 1)
     except (OSError, ValueError, AttributeError, MemoryError) as error:  # a null byte in the name; no standard input
-        raise InputError(f"prompts file '{shown(str(file))}' cannot be read: {one_line(error)}") from error
+        raise InputError(f"prompts file '{readable(str(file))}' cannot be read: {one_line(error)}") from error
     if len(data) > LARGEST_FILE:
-        raise InputError(f"prompts file '{shown(str(file))}' is larger than {LARGEST_FILE >> 20} MiB: split it")
+        raise InputError(f"prompts file '{readable(str(file))}' is larger than {LARGEST_FILE >> 20} MiB: split it")
     return data
 
 
@@ -159,7 +159,7 @@ def _parse(text: str | InputError, defaults: Line) -> Line:
     except RecursionError as error:
         raise InputError(_no_json("it is nested too deeply")) from error
     except ValueError as error:  # of the two functions below, or an integer of thousands of digits
-        raise InputError(_no_json(shown(str(error)))) from error
+        raise InputError(_no_json(readable(str(error)))) from error
     if not isinstance(given, dict):
         raise InputError(_no_json("it is no object"))
     try:
@@ -197,11 +197,11 @@ def check_pattern(pattern: str) -> None:
     except (ValueError, TypeError, LookupError, OverflowError) as error:
         names = ", ".join(f"{{{name}}}" for name in FIELDS)
         raise InputError(
-            f"output pattern '{shown(pattern)}' is wrong ({shown(str(error))}); it may hold {names}, or a form of one "
+            f"output pattern '{readable(pattern)}' is wrong ({readable(str(error))}); it may hold {names}, or a form of one "
             "such as {index:04d}"
         ) from error
     if not pattern or pattern.endswith(("/", os.sep)):
-        raise InputError(f"output pattern '{shown(pattern)}' names no file")
+        raise InputError(f"output pattern '{readable(pattern)}' names no file")
 
 
 def _is_plain(form: str) -> bool:

@@ -14,7 +14,7 @@ from runtime.bundle.manifest import AudioSpec
 from runtime.diffusion.noise import Seed
 from runtime.errors import InputError
 from runtime.text.conditioning import Conditioning
-from runtime.wording import check_text, shown
+from runtime.wording import check_text
 
 LONGEST_S = 1e9  # far more than fits in memory, which is checked later with the numbers: sizes must not overflow first
 OUTPUT_TYPES = ("np", "latent", "pt")
@@ -159,7 +159,7 @@ def _conditioning(prefix: str, states: Array, generated: Array, mask: Array | No
 def _texts(name: str, value: str | Sequence[str] | None) -> tuple[str, ...]:
     texts = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else ()
     if not texts or not all(isinstance(text, str) for text in texts):
-        raise InputError(f"{name} has to be a str or a non-empty list of str, got {shown(repr(value))}")
+        raise InputError(f"{name} has to be a str or a non-empty list of str, got {value!r}")
     for text in texts:
         check_text(name, text)
     return texts
@@ -206,7 +206,7 @@ def _number(name: str, value: Any, low: float, high: float) -> float:
     if not math.isfinite(number):
         raise InputError(f"{name} has to be a finite number, got {value!r}")
     if not low <= number <= high:
-        raise InputError(f"{name} has to be {low:.12g} to {high:.12g}, got {value!r}")
+        raise InputError(f"{name} has to be {low:g} to {high:g}, got {value!r}")
     return number
 
 
@@ -268,6 +268,7 @@ def _seeds(given: Arguments, prompts: int, rows: int) -> tuple[Seed, ...]:
         ):
             raise InputError(f"seed has to be an integer from 0 to 2**64 - 1, or a list of them, got {value!r}")
     if len(sources) not in (1, prompts, rows):
-        waveforms = "1 waveform" if rows == 1 else f"{rows} waveforms"
-        raise InputError(f"{name} has {len(sources)} values for {waveforms}: give one, one a prompt or one a waveform")
+        raise InputError(
+            f"{name} has {len(sources)} values for {rows} waveforms: give one, one a prompt or one a waveform"
+        )
     return tuple(int(source) if name == "seed" else source for source in sources)

@@ -1,4 +1,4 @@
-"""Words at the program's edge: which texts may come in, and how texts and errors are shown in one line."""
+"""Words at the program's edge: which texts may come in, and how texts and errors are readable in one line."""
 
 import os
 
@@ -41,7 +41,7 @@ def byte_at_fault(error: UnicodeDecodeError) -> str:
     return f"byte 0x{error.object[error.start]:02x} at position {error.start + 1}"
 
 
-def shown(text: str, longest: int = LONGEST_TEXT) -> str:
+def readable(text: str, longest: int = LONGEST_TEXT) -> str:
     """The text as a message quotes it: what cannot be seen is escaped, and a long text is cut in its middle."""
     if len(text) > longest:
         half = (longest - 5) // 2
@@ -54,7 +54,7 @@ def one_line(error: BaseException) -> str:
     text = " ".join(str(error).splitlines())
     if isinstance(error, OSError) and error.strerror and not isinstance(error, AudioLDM2Error):
         text = error.strerror if error.filename is None else f"{error.strerror}: '{error.filename}'"
-    text = shown(text, LONGEST_ERROR)
+    text = readable(text, LONGEST_ERROR)
     if isinstance(error, AudioLDM2Error | OSError) and text:
         return text
     name = "out of memory" if isinstance(error, MemoryError) else type(error).__name__

@@ -17,7 +17,7 @@ from runtime.backends.graphs import Graphs
 from runtime.bundle.manifest import TokenizerSpec
 from runtime.errors import InputError
 from runtime.text.speech import VitsTokenizer
-from runtime.wording import shown
+from runtime.wording import readable
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class TextTokenizer:
         keep = max(limit - closing, 0)
         if max_length is None:
             cut = self._tokenizer.decode(body[keep:])
-            logger.warning("the prompt is cut at %d tokens; dropped: '%s'", limit, shown(cut.strip()))
+            logger.warning("the prompt is cut at %d tokens; dropped: '%s'", limit, readable(cut.strip()))
         return list(body[:keep] + tail)
 
     def pad(self, rows: list[list[int]], length: int | None = None) -> tuple[Ints, Ints]:

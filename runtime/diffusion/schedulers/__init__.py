@@ -4,7 +4,6 @@ To add one, write a file here with a frozen dataclass whose fields are the confi
 table, and name it in `_MODULES`. `plan` takes `eta`, `timesteps` and `sigmas` where its signature names them.
 """
 
-import contextlib
 import dataclasses
 import difflib
 import importlib
@@ -16,7 +15,7 @@ import numpy as np
 
 from runtime.diffusion.schedulers.plan import Plan, State, Step, advance, model_input
 from runtime.errors import InputError
-from runtime.wording import shown
+from runtime.wording import readable
 
 __all__ = ["Plan", "State", "Step", "advance", "make_plan", "model_input", "scheduler_class", "scheduler_names"]
 
@@ -66,7 +65,9 @@ def scheduler_class(name: str) -> str:
     if name.lower() not in known:
         near = difflib.get_close_matches(name.lower(), known, n=1)
         nearest = f"; did you mean {known[near[0]]}?" if near else ""
-        raise InputError(f"unknown scheduler '{shown(name)}'{nearest} (known: {', '.join(ALIASES)}, or a class name)")
+        raise InputError(
+            f"unknown scheduler '{readable(name)}'{nearest} (known: {', '.join(ALIASES)}, or a class name)"
+        )
     return known[name.lower()]
 
 
@@ -103,11 +104,9 @@ def make_plan(
         raise InputError(f"{name} takes no {key} of one's own")
     if len(given) + (num_inference_steps is not None) != 1:
         raise InputError("give exactly one of num_inference_steps, timesteps and sigmas")
-    most = scheduler.num_train_timesteps
-    if num_inference_steps is not None and not 1 <= num_inference_steps <= most:
+    if num_inference_steps is not None and not 1 <= num_inference_steps <= scheduler.num_train_timesteps:
         raise InputError(
-            f"num_inference_steps is {shown(str(num_inference_steps))}; this model was trained for {most} steps"
-            f"{_most_steps(scheduler)}"
+            f"num_inference_steps is {num_inference_steps}, this model takes 1 to {scheduler.num_train_timesteps}"
         )
     if "eta" in accepted:
         given["eta"] = eta
@@ -117,12 +116,3 @@ def make_plan(
         if not step.is_finite():
             raise InputError(f"{name}: step {i + 1} of {len(plan.steps)} has no finite coefficients with these options")
     return plan.inlined()
-
-
-def _most_steps(scheduler: Any) -> str:
-    """What a message adds about the numbers of steps that a scheduler takes."""
-    for steps in range(scheduler.num_train_timesteps, 0, -1):
-        with contextlib.suppress(InputError):
-            scheduler.plan(steps)
-            return f" and takes 1 to {steps} with this scheduler"
-    return ""
