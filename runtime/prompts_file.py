@@ -197,8 +197,8 @@ def check_pattern(pattern: str) -> None:
     except (ValueError, TypeError, LookupError, OverflowError) as error:
         names = ", ".join(f"{{{name}}}" for name in FIELDS)
         raise InputError(
-            f"output pattern '{readable(pattern)}' is wrong ({readable(str(error))}); it may hold {names}, or a form of one "
-            "such as {index:04d}"
+            f"output pattern '{readable(pattern)}' is wrong ({readable(str(error))}); it may hold {names}, or a form "
+            "of one such as {index:04d}"
         ) from error
     if not pattern or pattern.endswith(("/", os.sep)):
         raise InputError(f"output pattern '{readable(pattern)}' names no file")

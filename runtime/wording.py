@@ -1,4 +1,4 @@
-"""Words at the program's edge: which texts may come in, and how texts and errors are readable in one line."""
+"""Words at the program's edge: which texts may come in, and how texts and errors are shown in one line."""
 
 import os
 
