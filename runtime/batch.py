@@ -8,6 +8,7 @@ from typing import Any
 
 from runtime.pipeline import AudioLDM2Pipeline
 from runtime.prompts_file import Job, Line, Refused, read_jobs
+from runtime.sound.files import picture_beside
 from runtime.sound.saving import Sound, save
 from runtime.wording import one_line
 
@@ -106,7 +107,8 @@ def _render(
 
 def _write(job: Job, sound: Sound, *, as_float: bool, plot: bool) -> Outcome:
     try:
-        save(sound, job.output, as_float=as_float, plot=plot, title=job.line.prompt)
+        picture = picture_beside(job.output) if plot else None
+        save(sound, job.output, as_float=as_float, picture=picture, title=job.line.prompt)
     except Exception as error:  # of a full disk, say; the other sounds of the batch are written all the same
         return _failed(job, error)
     return Outcome(job.number, job.output, job.seed, sound.duration_s, sound.score)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+STANDARD_OUTPUT = "-"  # as --output: WAV on standard output, all words on standard error
 LONGEST_PATH = 4096  # characters: a message never cuts a path, which is there to be used
 
 FIELD_OF_ARGUMENT = FLAG_OF_ARGUMENT | {  # of a JSON line, or a flag in its place
@@ -42,11 +43,15 @@ FIELD_OF_ARGUMENT = FLAG_OF_ARGUMENT | {  # of a JSON line, or a flag in its pla
 
 def run(arguments: list[str]) -> int:
     """Do what a command line says. Returns the exit status; raises SystemExit as `parse` does."""
-    open_streams()
+    closed = open_streams()
     options = parse(arguments)
-    console = Console(sys.stderr if options.output == "-" else sys.stdout, quiet=options.quiet, as_json=options.json)
+    console = Console(
+        sys.stderr if options.output == STANDARD_OUTPUT else sys.stdout, quiet=options.quiet, as_json=options.json
+    )
     with stoppable(), console.warnings(debug=options.debug):
         try:
+            if options.output == STANDARD_OUTPUT and "stdout" in closed:
+                raise InputError("standard output is closed: --output - has nowhere to write to")
             status = _run(options, console)
         except KeyboardInterrupt as interrupt:
             console.note(f"interrupted: {_files(console.written)} written")
@@ -99,13 +104,12 @@ def _open_pipeline(options: argparse.Namespace) -> "AudioLDM2Pipeline":
 
 def _run_one(options: argparse.Namespace, console: Console) -> int:
     from runtime.progress import Progress
-    from runtime.sound.files import check_output
+    from runtime.sound.files import check_output, picture_beside
     from runtime.sound.saving import Sound, save
 
-    output = Path(options.output or DEFAULT_OUTPUT)
-    if options.output and options.output.endswith(("/", os.sep)):
-        raise InputError(f"output '{readable(options.output)}' is a folder: name a file")
+    output = DEFAULT_OUTPUT if options.output is None else options.output
     check_output(output, as_float=options.float)
+    picture = picture_beside(output) if options.plot else None
     if not options.prompt.strip():
         logger.warning("the prompt is blank: the sound will be of nothing in particular")
     hint = f" (--fast takes {FAST_STEPS} steps)" if options.slow_by_default else ""
@@ -121,12 +125,12 @@ def _run_one(options: argparse.Namespace, console: Console) -> int:
             **call_arguments(options),
         )
     sound = Sound(result.audios[0], result.sampling_rate, None if result.scores is None else float(result.scores[0]))
-    picture = save(sound, output, as_float=options.float, plot=options.plot, title=options.prompt)
+    picture = save(sound, output, as_float=options.float, picture=picture, title=options.prompt)
     console.written += 1
     factor = sum(result.timings.values()) / sound.duration_s
     summary: dict[str, Any] = {
         "prompt": options.prompt,
-        "file": str(output),
+        "file": output,
         "picture": picture and str(picture),
         "duration_s": sound.duration_s,
         "seed": result.seeds[0] if len(result.seeds) == 1 else list(result.seeds),
@@ -150,6 +154,8 @@ def _run_many(options: argparse.Namespace, console: Console) -> int:
     from runtime.progress import Progress
     from runtime.prompts_file import Line
 
+    if options.output == STANDARD_OUTPUT:
+        raise InputError("--output - holds one sound: with --prompts-file name a pattern")
     if isinstance(options.seed, list):
         raise InputError("--seed with --prompts-file takes one value; a JSON line may have its own")
     defaults = Line(
@@ -214,7 +220,7 @@ def _sum_up(summary: dict[str, Any], prompts: int, console: Console) -> None:
     )
 
 
-def _path(path: Path | None) -> str:
+def _path(path: str | Path | None) -> str:
     return readable(str(path), LONGEST_PATH)
 
 

@@ -104,14 +104,16 @@ class _Handler(logging.Handler):
         self._console.note(self.format(record))
 
 
-def open_streams() -> None:
-    """Make all three standard streams usable: called before anything is opened.
+def open_streams() -> list[str]:
+    """Make all three standard streams usable: called before anything is opened. Returns which were closed.
 
     A closed one gets the null device, else the next file that is opened would get its number, and with it the words of
     every library. Characters that a terminal's encoding lacks are escaped.
     """
+    closed = []
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
+            closed.append(name)
             null = os.open(os.devnull, os.O_RDWR)
             if null != number:
                 os.dup2(null, number)
@@ -120,6 +122,7 @@ def open_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    return closed
 
 
 def _flush(stream: TextIO) -> None:

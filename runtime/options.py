@@ -114,7 +114,8 @@ def _add_texts(add: Callable[..., argparse.Action]) -> None:
         "--output",
         "-o",
         metavar="FILE",
-        help=f".wav or .flac (default: {DEFAULT_OUTPUT}); with --prompts-file a pattern with "
+        help=f".wav, .flac, .ogg, .opus or .mp3, or - for WAV on standard output (default: {DEFAULT_OUTPUT}); with "
+        "--prompts-file a pattern with "
         f"{{index}}, {{line}}, {{seed}} or {{prompt}} (default: {DEFAULT_PATTERN})",
     )
 

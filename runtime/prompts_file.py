@@ -83,8 +83,9 @@ def read_jobs(file: str | Path, pattern: str, defaults: Line, *, as_float: bool)
         try:
             line = _parse(text, defaults)
             seed = secrets.randbelow(2**31) if line.seed is None else line.seed
-            output = _name(pattern, index=index, line=number, seed=seed, prompt=_slug(line.prompt))
-            check_output(output, as_float=as_float)
+            name = _name(pattern, index=index, line=number, seed=seed, prompt=_slug(line.prompt))
+            check_output(name, as_float=as_float)
+            output = Path(name)
             if output in taken:
                 raise InputError(f"'{output}' is line {taken[output]}'s file already: use {{index}} in the pattern")
             taken[output] = number
@@ -208,13 +209,13 @@ def _is_plain(form: str) -> bool:
     return "{" not in form and all(len(digits) <= _LONGEST_PADDING for digits in re.findall(r"\d+", form))
 
 
-def _name(pattern: str, *, prompt: str, **fields: int) -> Path:
+def _name(pattern: str, *, prompt: str, **fields: int) -> str:
     """The output of one line. Where its name is longer than file systems take, the prompt's part of it is cut."""
     name = pattern.format(prompt=prompt, **fields)
     over = len(os.fsencode(Path(name).name)) - _LONGEST_NAME
     if over > 0:
         name = pattern.format(prompt=_cut(prompt, max(len(prompt.encode()) - over, 1)), **fields)
-    return Path(name)
+    return name
 
 
 def _slug(prompt: str) -> str:

@@ -1,6 +1,5 @@
 """One finished sound: its file and, where it is asked for, its picture."""
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,10 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.sound.files import write_audio
-from runtime.sound.plot import plot_spectrogram
-from runtime.wording import one_line
-
-logger = logging.getLogger(__name__)
+from runtime.sound.plot import try_plot
 
 
 @dataclass(frozen=True)
@@ -28,18 +24,11 @@ class Sound:
         return len(self.waveform) / self.sample_rate_hz
 
 
-def save(sound: Sound, output: Path, *, as_float: bool, plot: bool, title: str) -> Path | None:
-    """Write the sound to `output`; with `plot` draw its spectrogram beside it as PNG, and return the picture's path.
+def save(sound: Sound, target: str | Path, *, as_float: bool, picture: Path | None, title: str) -> Path | None:
+    """Write the sound to `target`, as `write_audio` does, and draw its spectrogram where `picture` says.
 
-    Raises InputError if the sound cannot be written. A picture that cannot be drawn is a warning: the sound is there.
+    Returns the path of a picture that was drawn. Raises InputError if the sound cannot be written; a picture that
+    cannot be drawn is a warning, since the sound is there.
     """
-    write_audio(output, sound.waveform, sound.sample_rate_hz, as_float=as_float)
-    if not plot:
-        return None
-    picture = output.with_suffix(".png")
-    try:
-        plot_spectrogram(sound.waveform, sound.sample_rate_hz, picture, title)
-    except Exception as error:  # of a full disk, or of whatever the drawing library meets
-        logger.warning("no spectrogram '%s': %s", picture, one_line(error))
-        return None
-    return picture
+    write_audio(target, sound.waveform, sound.sample_rate_hz, as_float=as_float)
+    return picture and try_plot(sound.waveform, sound.sample_rate_hz, picture, title)

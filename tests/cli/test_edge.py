@@ -157,6 +157,18 @@ def test_bytes_that_are_no_text(flag: str, here: Path) -> None:
     assert made(here) == []
 
 
+def test_standard_output_that_is_closed_takes_no_sound(here: Path) -> None:
+    done = run("rain", "-o", "-", shell=">&-")
+    assert done.returncode == 1
+    assert done.stderr == b"error: standard output is closed: --output - has nowhere to write to\n"
+
+
+def test_a_sound_in_a_pipe_has_its_words_beside_it(here: Path) -> None:
+    done = run("rain", "-o", "-", "--json", shell="| cat")
+    assert done.stdout.startswith(b"RIFF")
+    assert json.loads(done.stderr)["file"] == "-"
+
+
 def test_an_output_that_is_no_text_is_a_name_all_the_same(here: Path) -> None:
     done = run("rain", "-o", b"caf\xe9.wav")
     assert done.returncode == 0, done.stderr
@@ -212,7 +224,7 @@ def test_a_picture_that_cannot_be_drawn_is_a_warning(
     assert main(["rain", "-o", "rain.wav", "--plot", "--json"]) == 0
     output = capsys.readouterr()
     assert json.loads(output.out)["picture"] is None
-    assert output.err.startswith("WARNING: no spectrogram 'rain.png': ")
+    assert output.err.startswith("WARNING: the spectrogram was not drawn: ")
     assert made(here) == ["rain.wav"]
 
 

@@ -203,10 +203,10 @@ def test_no_prompt_at_all_gets_one_line(capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("a.mp3", [".wav or .flac"]),
+        ("a.aiff", [".opus or .mp3"]),
         ("none/a.wav", ["does not exist"]),
         ("folder.wav", ["is a folder"]),
-        ("x.wav/", ["is a folder"]),
+        ("x.wav/", ["not the name of a file"]),
     ],
 )
 def test_outputs_that_cannot_be_written_are_refused_before_the_work(

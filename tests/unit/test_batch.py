@@ -13,7 +13,7 @@ import pytest
 from runtime import batch
 from runtime.batch import Line, Outcome, run_file
 from runtime.errors import EngineError, InputError
-from runtime.sound import saving
+from runtime.sound import plot, saving
 
 RATE = 16_000
 FOREIGN = [
@@ -98,7 +98,7 @@ def test_a_picture_that_fails_is_a_warning_on_a_line_that_is_written(
     def broken(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(saving, "plot_spectrogram", broken)
+    monkeypatch.setattr(plot, "plot_spectrogram", broken)
     outcomes = run(Pipeline(), ["a", "b"], plot=True)
     assert lost(outcomes) == {}
     assert [record.getMessage().count("No space left on device") for record in caplog.records] == [1, 1]
