@@ -81,9 +81,8 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     for argument in ("prompt", "negative_prompt", "transcription"):
         if (text := getattr(options, argument)) is not None:
             setattr(options, argument, text_of_argument(argument, text))
-    for flag in ("engines", "output"):
-        if getattr(options, flag) == "":
-            raise InputError(f"--{flag} is empty: give a name, or leave it out")
+    if options.engines == "":
+        raise InputError("--engines is empty: give a folder, or leave it out")
     if options.scheduler is not None:
         options.scheduler = scheduler_class(options.scheduler)
     if options.plot:
@@ -177,7 +176,7 @@ def _run_many(options: argparse.Namespace, console: Console) -> int:
 
             for outcome in run_file(
                 options.prompts_file,
-                options.output or DEFAULT_PATTERN,
+                DEFAULT_PATTERN if options.output is None else options.output,
                 defaults,
                 open_pipeline,
                 options.batch_size,

@@ -201,8 +201,6 @@ def check_pattern(pattern: str) -> None:
             f"output pattern '{readable(pattern)}' is wrong ({readable(str(error))}); it may hold {names}, or a form "
             "of one such as {index:04d}"
         ) from error
-    if not pattern or pattern.endswith(("/", os.sep)):
-        raise InputError(f"output pattern '{readable(pattern)}' names no file")
 
 
 def _is_plain(form: str) -> bool:
