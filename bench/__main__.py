@@ -8,6 +8,7 @@ from typing import Any
 
 from bench.report import write_result
 from runtime.errors import AudioLDM2Error, InputError
+from runtime.flags import Parser
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(
         required=True, metavar="step | kvcache | memory | gpu | latency | quality", dest="name"
     )

@@ -10,6 +10,8 @@ from pathlib import Path
 from runtime.bundle import Bundle
 from runtime.bundle.choice import ENGINES_FOLDER
 from runtime.errors import AudioLDM2Error
+from runtime.flags import Parser
+from runtime.wording import one_line
 
 BACKENDS = ("onnx", "openvino", "tensorrt", "tensorrt-rtx")
 EXPORT_PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime")
@@ -26,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (AudioLDM2Error, OSError, MemoryError) as error:
         if options.debug:
             traceback.print_exc()
-        print(f"error: {error or 'out of memory'}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:
         if error.name not in EXPORT_PACKAGES:
@@ -37,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m export", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="python -m export", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="build | verify | inspect")
     build = commands.add_parser("build", help="build a bundle from a checkpoint", allow_abbrev=False)
     build.add_argument("--checkpoint", required=True, help="hub id, folder in diffusers layout, or 'demo'")

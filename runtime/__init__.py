@@ -5,10 +5,21 @@
 >>> audio = pipe("The sound of a hammer hitting a wooden surface.", seed=0).audios[0]
 """
 
-from runtime.arguments import Arguments, StopDenoising
-from runtime.errors import AudioLDM2Error, BundleError, EngineError, InputError, MissingDependencyError, NumericsError
-from runtime.output import AudioOutput
-from runtime.pipeline import AudioLDM2Pipeline
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from runtime.arguments import Arguments, StopDenoising
+    from runtime.errors import (
+        AudioLDM2Error,
+        BundleError,
+        EngineError,
+        InputError,
+        MissingDependencyError,
+        NumericsError,
+    )
+    from runtime.output import AudioOutput
+    from runtime.pipeline import AudioLDM2Pipeline
 
 __all__ = [
     "Arguments",
@@ -22,3 +33,20 @@ __all__ = [
     "NumericsError",
     "StopDenoising",
 ]
+_MODULES = {
+    "Arguments": "arguments",
+    "StopDenoising": "arguments",
+    "AudioLDM2Pipeline": "pipeline",
+    "AudioOutput": "output",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name at its first use, so that `trt-audioldm2 --help` does not wait for NumPy."""
+    if name not in __all__:
+        raise AttributeError(f"module 'runtime' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"runtime.{_MODULES.get(name, 'errors')}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,47 +1,23 @@
-"""Many prompts from one file: reading it, grouping into batches, naming the outputs; one bad line loses no other."""
+"""Many prompts from one file: batches are rendered, sounds are written, and a line that fails loses no other."""
 
-import json
-import re
-import secrets
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from runtime.errors import AudioLDM2Error, InputError
 from runtime.pipeline import AudioLDM2Pipeline
-from runtime.sound.files import check_output, picture_beside, write_audio
-from runtime.sound.plot import try_plot
+from runtime.prompts_file import Job, Line, Refused, read_jobs
+from runtime.sound.files import picture_beside
+from runtime.sound.saving import Sound, save
+from runtime.wording import one_line
 
-DEFAULT_PATTERN = "output-{index:04d}.wav"
-_SLUG_LENGTH = 40
-
-
-class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One line of a prompts file: the prompt, and what differs from the command line's flags."""
-
-    prompt: str
-    negative_prompt: str | None = None
-    transcription: str | None = None
-    seed: int | None = None
-    duration: float | None = None  # seconds
-
-
-@dataclass(frozen=True)
-class Job:
-    """A line that is ready to run. `number` counts the file's lines from 1."""
-
-    number: int
-    line: Line
-    seed: int
-    output: Path
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a line: a file of `duration_s` seconds, or an error."""
+    """What became of a line: a file of `duration_s` seconds, or the error that lost it."""
 
     number: int
     output: Path | None = None
@@ -51,35 +27,31 @@ class Outcome:
     error: str | None = None
 
 
-def read_jobs(file: Path, pattern: str, defaults: Line, *, as_float: bool) -> Iterator[Job | Outcome]:
-    """Read a prompts file: a job for each good line, an outcome with its error for each bad one.
+def run_file(
+    file: str | Path,
+    pattern: str,
+    defaults: Line,
+    open_pipeline: Callable[[int], AudioLDM2Pipeline],
+    batch_size: int,
+    *,
+    as_float: bool,
+    plot: bool = False,
+    **arguments: Any,
+) -> Iterator[Outcome]:
+    """Run a whole prompts file. Outcomes come as they are known: first those of lines that cannot run.
 
-    A line is a prompt, or a JSON object with the fields of `Line`; blank lines are skipped. `pattern` names the
-    outputs: `{index}` counts the prompts from 0, `{line}` the lines from 1, `{seed}`, and `{prompt}` in a form that is
-    fit for a file name. Raises InputError if the file cannot be read or the pattern is wrong.
+    `open_pipeline` is called once, with the number of prompts, when there is something to render. See `read_jobs` for
+    the file, the pattern and the defaults, `run_jobs` for the rest.
     """
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"prompts file '{file}' cannot be read: {error}") from error
-    _name(pattern, index=0, line=1, seed=0, prompt="prompt")  # a wrong pattern is wrong for all
-    taken: dict[Path, int] = {}
-    numbered = [(number, text.strip()) for number, text in enumerate(lines, start=1) if text.strip()]
-    if not numbered:
-        raise InputError(f"prompts file '{file}' holds no prompt")
-    for index, (number, text) in enumerate(numbered):
-        try:
-            line = _parse(text, defaults)
-            seed = secrets.randbelow(2**31) if line.seed is None else line.seed
-            name = _name(pattern, index=index, line=number, seed=seed, prompt=_slug(line.prompt))
-            check_output(name, as_float=as_float)
-            output = Path(name)
-            if output in taken:
-                raise InputError(f"'{output}' is line {taken[output]}'s file already: use {{index}} in the pattern")
-            taken[output] = number
-            yield Job(number, line, seed, output)
-        except InputError as error:
-            yield Outcome(number, error=str(error))
+    read = list(read_jobs(file, pattern, defaults, as_float=as_float))
+    yield from (Outcome(item.number, error=one_line(item.error)) for item in read if isinstance(item, Refused))
+    jobs = [item for item in read if isinstance(item, Job)]
+    for job in jobs:
+        if not job.line.prompt.strip():
+            logger.warning("line %d: the prompt is blank", job.number)
+    if jobs:
+        pipeline = open_pipeline(len(jobs))
+        yield from run_jobs(pipeline, jobs, batch_size, as_float=as_float, plot=plot, **arguments)
 
 
 def run_jobs(
@@ -93,17 +65,13 @@ def run_jobs(
 ) -> Iterator[Outcome]:
     """Run the jobs, up to `batch_size` of one duration at once. Outcomes come as their batches are done.
 
-    With `plot` a spectrogram is written beside each file. `arguments` go to every call of the pipeline. A batch that
-    fails is run again one by one, so that only the line at fault is lost.
+    With `plot` a spectrogram is written beside each file. `arguments` go to every call of the pipeline. Whatever
+    exception a batch or a file ends in, of ours or not, becomes the outcome of its own lines, and the next ones run. A
+    batch that cannot be rendered is tried again one by one, so that only the line at fault is lost.
     """
     for batch in _batches(jobs, batch_size):
-        try:
-            yield from _run(pipeline, batch, as_float, plot, arguments)
-        except AudioLDM2Error as error:
-            if len(batch) == 1:
-                yield Outcome(batch[0].number, error=str(error))
-            else:
-                yield from run_jobs(pipeline, batch, 1, as_float=as_float, plot=plot, **arguments)
+        for job, sound in _render(pipeline, batch, arguments):
+            yield sound if isinstance(sound, Outcome) else _write(job, sound, as_float=as_float, plot=plot)
 
 
 def summary_of(outcomes: list[Outcome], seconds: float) -> dict[str, Any]:
@@ -119,9 +87,39 @@ def summary_of(outcomes: list[Outcome], seconds: float) -> dict[str, Any]:
     }
 
 
-def _run(
-    pipeline: AudioLDM2Pipeline, batch: list[Job], as_float: bool, plot: bool, arguments: dict[str, Any]
-) -> list[Outcome]:
+def _render(
+    pipeline: AudioLDM2Pipeline, batch: list[Job], arguments: dict[str, Any]
+) -> Iterator[tuple[Job, Sound | Outcome]]:
+    """Each job of a batch with its sound, or with the outcome of a line that could not be rendered."""
+    try:
+        sounds = list(_sounds(pipeline, batch, arguments))
+    except Exception as error:  # whatever a library raises
+        failed = _failed(batch[0], error)
+    else:
+        yield from zip(batch, sounds, strict=True)
+        return
+    if len(batch) == 1:  # from here on nothing holds the error, and with it the arrays of the call that failed
+        yield batch[0], failed
+        return
+    for job in batch:
+        yield from _render(pipeline, [job], arguments)
+
+
+def _write(job: Job, sound: Sound, *, as_float: bool, plot: bool) -> Outcome:
+    try:
+        picture = picture_beside(job.output) if plot else None
+        save(sound, job.output, as_float=as_float, picture=picture, title=job.line.prompt)
+    except Exception as error:  # of a full disk, say; the other sounds of the batch are written all the same
+        return _failed(job, error)
+    return Outcome(job.number, job.output, job.seed, sound.duration_s, sound.score)
+
+
+def _failed(job: Job, error: Exception) -> Outcome:
+    logger.debug("line %d ended here:", job.number, exc_info=error)
+    return Outcome(job.number, error=one_line(error))
+
+
+def _sounds(pipeline: AudioLDM2Pipeline, batch: list[Job], arguments: dict[str, Any]) -> Iterator[Sound]:
     spoken = [job.line.transcription for job in batch]
     result = pipeline(
         [job.line.prompt for job in batch],
@@ -132,15 +130,9 @@ def _run(
         **arguments,
     )
     each = len(result.audios) // len(batch)
-    outcomes = []
-    for i, job in enumerate(batch):
-        best = result.audios[i * each]
-        write_audio(job.output, best, result.sampling_rate, as_float=as_float)
-        if plot:
-            try_plot(best, result.sampling_rate, picture_beside(job.output), job.line.prompt)
+    for i in range(len(batch)):
         score = None if result.scores is None else float(result.scores[i * each])
-        outcomes.append(Outcome(job.number, job.output, job.seed, len(best) / result.sampling_rate, score))
-    return outcomes
+        yield Sound(result.audios[i * each], result.sampling_rate, score)
 
 
 def _batches(jobs: list[Job], size: int) -> Iterator[list[Job]]:
@@ -151,26 +143,3 @@ def _batches(jobs: list[Job], size: int) -> Iterator[list[Job]]:
     for group in groups.values():
         for start in range(0, len(group), size):
             yield group[start : start + size]
-
-
-def _parse(text: str, defaults: Line) -> Line:
-    if not text.startswith("{"):
-        return msgspec.structs.replace(defaults, prompt=text)
-    try:
-        given = json.loads(text)
-        line = msgspec.convert(given, Line)
-    except (ValueError, msgspec.ValidationError) as error:
-        raise InputError(f"no valid JSON line: {error}") from error
-    return msgspec.structs.replace(defaults, **{field: getattr(line, field) for field in given})
-
-
-def _name(pattern: str, **fields: object) -> str:
-    try:
-        return pattern.format(**fields)
-    except (KeyError, IndexError, ValueError, AttributeError) as error:
-        names = ", ".join(f"{{{name}}}" for name in fields)
-        raise InputError(f"output pattern '{pattern}' is wrong ({error}); it may hold {names}") from error
-
-
-def _slug(prompt: str) -> str:
-    return re.sub(r"[^\w]+", "-", prompt.lower()).strip("-")[:_SLUG_LENGTH].rstrip("-") or "prompt"

@@ -41,7 +41,8 @@ def check_memory(
     seconds = audio.row_samples / audio.sample_rate_hz
     fits = f"about {low * seconds:.1f} s fit" if low else "not even the shortest fits"
     raise InputError(
-        f"{request.rows} waveforms of {height * seconds:.1f} s need about {needed / 2**30:.1f} GiB, "
+        f"{request.rows} {'waveform' if request.rows == 1 else 'waveforms'} of {height * seconds:.1f} s "
+        f"{'needs' if request.rows == 1 else 'need'} about {needed / 2**30:.1f} GiB, "
         f"{available_bytes / 2**30:.1f} GiB are free: {fits} (or make fewer waveforms at once)"
     )
 

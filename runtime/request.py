@@ -16,6 +16,7 @@ from runtime.diffusion.schedulers import Plan, make_plan
 from runtime.errors import InputError
 from runtime.text.conditioning import Conditioning
 from runtime.text.encoder import Prompt
+from runtime.wording import check_text
 
 LONGEST_S = 1e9  # far more than fits in memory, which is checked later with the numbers: sizes must not overflow first
 OUTPUT_TYPES = ("np", "latent", "pt")
@@ -190,6 +191,8 @@ def _texts(name: str, value: str | Sequence[str] | None) -> tuple[str, ...]:
     texts = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else ()
     if not texts or not all(isinstance(text, str) for text in texts):
         raise InputError(f"{name} has to be a str or a non-empty list of str, got {value!r}")
+    for text in texts:
+        check_text(name, text)
     return texts
 
 

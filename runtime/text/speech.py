@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from runtime.bundle.manifest import SpeechSpec
 from runtime.errors import InputError, MissingDependencyError
+from runtime.wording import readable
 
 logger = logging.getLogger(__name__)
 
@@ -66,10 +67,10 @@ class VitsTokenizer:
         """
         tokens, limit = self._tokens(self._prepare(text)), self._spec.max_length
         if not tokens:
-            raise InputError(f"transcription: there is nothing to say in {text!r}")
+            raise InputError(f"transcription: there is nothing to say in '{readable(text)}'")
         if len(tokens) > limit:
             dropped = "".join(character for character, _ in tokens[limit:])
-            logger.warning("the transcription is cut at %d tokens; dropped: %r", limit, dropped.strip())
+            logger.warning("the transcription is cut at %d tokens; dropped: '%s'", limit, readable(dropped.strip()))
         for character, token_id in tokens[:limit]:
             if token_id >= self._spec.embedding_rows:
                 raise InputError(f"transcription: the checkpoint has no entry for {character!r}; leave it out")

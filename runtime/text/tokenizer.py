@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from runtime.bundle import Bundle
 from runtime.bundle.manifest import TokenizerSpec
 from runtime.text.speech import VitsTokenizer
+from runtime.wording import readable
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class TextTokenizer:
         keep = max(limit - closing, 0)
         if max_length is None:
             cut = self._tokenizer.decode(body[keep:])
-            logger.warning("the prompt is cut at %d tokens; dropped: %r", limit, cut.strip())
+            logger.warning("the prompt is cut at %d tokens; dropped: '%s'", limit, readable(cut.strip()))
         return list(body[:keep] + tail)
 
     def pad(self, rows: list[list[int]], length: int | None = None) -> tuple[Ints, Ints]:

@@ -131,24 +131,27 @@ def test_finds_the_bundle_by_variable_or_as_the_only_one(
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--steps", "0"], ["num_inference_steps", "0"]),
-        (["--steps", "1001"], ["1001", "1000"]),
+        (["--steps", "0"], ["--steps", "0"]),
+        (["--steps", "1001"], ["--steps", "1001", "1000"]),
         (["--steps", "1000"], ["1000", "steps_offset"]),
-        (["--duration", "0"], ["audio_length_in_s", "0.04"]),
-        (["--duration", "-3"], ["audio_length_in_s", "-3"]),
-        (["--duration", "nan"], ["audio_length_in_s", "nan"]),
+        (["--duration", "0"], ["--duration", "0.04"]),
+        (["--duration", "-3"], ["--duration", "-3"]),
+        (["--duration", "nan"], ["--duration", "nan"]),
         (["--duration", "1e6"], ["GiB", "fit"]),
-        (["--guidance-scale", "nan"], ["guidance_scale", "nan"]),
-        (["--guidance-interval", "0.5:0.2"], ["guidance_interval", "start"]),
-        (["--feature-cache", "0"], ["feature_cache_interval", "0"]),
-        (["--feature-cache", "2", "--low-memory"], ["feature_cache_interval", "low_memory"]),
+        (["--guidance-scale", "nan"], ["--guidance-scale", "nan"]),
+        (["--guidance-interval", "0.5:0.2"], ["--guidance-interval", "start"]),
+        (["--feature-cache", "0"], ["--feature-cache", "0"]),
+        (["--feature-cache", "2", "--low-memory"], ["--feature-cache", "--low-memory"]),
         (["--precision", "int4"], ["int4", "fp32"]),
         (["--backend", "tensorflow"], ["tensorflow", "openvino"]),
-        (["--num-waveforms", "0"], ["num-waveforms", "0"]),
+        (["--num-waveforms", "0"], ["--num-waveforms", "0"]),
         (["--num-waveforms", "100000"], ["GiB"]),
-        (["--eta", "1.5"], ["eta", "1.5"]),
-        (["--seed", "1,2"], ["seed", "2 values"]),
-        (["--seed", "-1"], ["seed", "-1"]),
+        (["--eta", "1.5"], ["--eta", "1.5"]),
+        (["--seed", "1,2"], ["--seed", "2 values"]),
+        (["--seed", "-1"], ["--seed", "-1"]),
+        (["--threads", "0"], ["--threads", "0"]),
+        (["--scheduler", "dpmp_2m"], ["dpmp_2m", "did you mean", "euler_a"]),
+        (["--engines", ""], ["--engines is empty"]),
     ],
     ids=str,
 )
@@ -161,24 +164,56 @@ def test_wrong_values_get_one_line(
 
 
 @pytest.mark.parametrize(
-    "flags", [["--stepz", "3"], ["--step", "3"], ["--guidance-interval", "1"], ["two", "prompts"], []], ids=str
+    ("flags", "word"),
+    [
+        (["--stepz", "3"], "did you mean --steps?"),
+        (["--step=3"], "did you mean --steps?"),
+        (["--zzz"], "unknown flag '--zzz'"),
+        (["--guidance-interval", "1"], "0.2:0.8"),
+        (["--guidance-interval", "a:b"], "--guidance-interval: has to be a number"),
+        (["--guidance-scale", "-1e5"], "--flag=-1"),
+        (["--steps", "1.5"], "--steps: has to be a whole number"),
+        (["--steps", "9" * 5000], "--steps: has to be a whole number"),
+        (["--seed", "1,b"], "--seed: has to be a whole number"),
+        (["two"], "unrecognized arguments: two"),
+        (["-rain"], "goes after --"),
+        (["-ocean waves"], "goes after --"),
+        (["--prompts-file", "x"], "either a PROMPT or --prompts-file"),
+    ],
+    ids=lambda value: str(value)[:40],
 )
-def test_mistyped_flags_are_errors(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_command_line_gets_one_line(flags: list[str], word: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
-        main(flags if not flags else [PROMPT, *flags])
+        main([PROMPT, *flags])
     assert exit_.value.code == 2
-    assert "usage: trt-audioldm2" in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert word in line
+    assert "usage: trt-audioldm2" in line
+    assert len(line) < 500
+
+
+def test_no_prompt_at_all_gets_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main([])
+    assert exit_.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--prompts-file" in line
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("a.aiff", [".opus or .mp3"]), ("none/a.wav", ["does not exist"]), ("folder.wav", ["is a folder"])],
+    [
+        ("a.aiff", [".opus or .mp3"]),
+        ("none/a.wav", ["does not exist"]),
+        ("folder.wav", ["is a folder"]),
+        ("x.wav/", ["not the name of a file"]),
+    ],
 )
 def test_outputs_that_cannot_be_written_are_refused_before_the_work(
     name: str, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "folder.wav").mkdir()
-    refused([PROMPT, "--engines", "no-such-bundle", "-o", str(tmp_path / name)], capsys, *words)
+    refused([PROMPT, "--engines", "no-such-bundle", "-o", f"{tmp_path}/{name}"], capsys, *words)
 
 
 def test_damaged_bundles_are_refused(copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -233,7 +268,8 @@ def test_a_cut_prompt_is_quoted(engines: Path, tmp_path: Path) -> None:
 
 TELLS_ITS_STEPS = """
 import sys
-from runtime import cli, denoise
+from runtime import cli
+from runtime.diffusion import denoise
 advance = denoise.advance
 def telling(*arguments):
     print("step", file=sys.stderr, flush=True)

@@ -5,6 +5,7 @@ table, and name it in `_MODULES`. `plan` takes `eta`, `timesteps` and `sigmas` w
 """
 
 import dataclasses
+import difflib
 import importlib
 import inspect
 from collections.abc import Mapping, Sequence
@@ -14,8 +15,9 @@ import numpy as np
 
 from runtime.diffusion.schedulers.plan import Plan, State, Step, advance, model_input
 from runtime.errors import InputError
+from runtime.wording import readable
 
-__all__ = ["Plan", "State", "Step", "advance", "make_plan", "model_input", "scheduler_names"]
+__all__ = ["Plan", "State", "Step", "advance", "make_plan", "model_input", "scheduler_class", "scheduler_names"]
 
 _MODULES = {
     "DDIMScheduler": "ddim",
@@ -33,6 +35,40 @@ _MODULES = {
     "PNDMScheduler": "pndm",
     "UniPCMultistepScheduler": "unipc",
 }
+
+ALIASES = {
+    "ddim": "DDIMScheduler",
+    "ddpm": "DDPMScheduler",
+    "deis": "DEISMultistepScheduler",
+    "dpm2": "KDPM2DiscreteScheduler",
+    "dpm2_a": "KDPM2AncestralDiscreteScheduler",
+    "dpmpp_2m": "DPMSolverMultistepScheduler",
+    "dpmpp_2s": "DPMSolverSinglestepScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "euler_a": "EulerAncestralDiscreteScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "kdpm2": "KDPM2DiscreteScheduler",
+    "kdpm2_a": "KDPM2AncestralDiscreteScheduler",
+    "lcm": "LCMScheduler",
+    "lms": "LMSDiscreteScheduler",
+    "pndm": "PNDMScheduler",
+    "unipc": "UniPCMultistepScheduler",
+}
+
+
+def scheduler_class(name: str) -> str:
+    """The class name that a short name such as "dpmpp_2m" stands for, or a class name itself; capitals do not count.
+
+    Raises InputError for a name that is neither.
+    """
+    known = {**ALIASES, **{cls.lower(): cls for cls in _MODULES}}
+    if name.lower() not in known:
+        near = difflib.get_close_matches(name.lower(), known, n=1)
+        nearest = f"; did you mean {known[near[0]]}?" if near else ""
+        raise InputError(
+            f"unknown scheduler '{readable(name)}'{nearest} (known: {', '.join(ALIASES)}, or a class name)"
+        )
+    return known[name.lower()]
 
 
 def scheduler_names() -> list[str]:
