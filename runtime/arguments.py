@@ -1,26 +1,60 @@
 """What a user gives to a call, as it came: nothing here is checked yet."""
 
+import dataclasses
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from runtime.backends.device import Array
+from runtime.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """The arguments of a call: names, meanings and defaults of diffusers' AudioLDM2Pipeline, and five of ours.
+    """The arguments of a call. Texts and seeds may come in a list, a tuple, another sequence or an array of one axis.
 
-    Ours are `seed`, an integer or one a prompt or waveform, each of which gives what `torch.Generator("cpu")` gives;
-    `seed_device`, "cuda" for the normals that torch draws on a GPU (equal to within its fast sines and cosines); and
-    `scheduler`, a class name in place of the checkpoint's, with its config, or a whole config with `_class_name`; and
-    `guidance_interval`, the shares of the steps from which and up to which there is guidance: (0, 0.5) saves a quarter
-    of the work, and is not the same sound (Kynkäänniemi et al. 2024, "Applying guidance in a limited interval"); and
-    `feature_cache_interval`: the whole UNet runs at every so many steps, at the others its outermost level, on what was
-    kept of the rest: 2 saves a third of the demo's work, and is not the same sound (DeepCache, Ma et al. 2023).
-    Arrays may be anything that NumPy takes. Embeddings have the shapes that `encode_prompt` returns, without the
-    negative rows: prompt_embeds (prompts, tokens, width), generated_prompt_embeds (prompts, new tokens, width), masks
-    (prompts, tokens). `callback(step, timestep, latents)` may raise StopDenoising: the latents so far are then decoded.
+    Arrays may be anything that NumPy makes an array of. Embeddings have the shapes that `encode_prompt` returns,
+    without its negative rows.
+
+    Those of diffusers' AudioLDM2Pipeline, with its names, meanings and defaults:
+
+    - `prompt`: what is to be heard, one text or several.
+    - `transcription`: what is to be spoken, one text a prompt. For speech checkpoints, which need it; others refuse it.
+    - `audio_length_in_s`: duration in seconds. Default: the checkpoint's, 10.24 s for the published ones.
+    - `num_inference_steps`: steps from noise to sound. Default 200. Fewer are faster and coarser.
+    - `guidance_scale`: how strongly the prompt counts against the negative prompt, at most 1000. Default 3.5. At 1 and
+      below there is no guidance, and each step takes half the work.
+    - `negative_prompt`: what is not to be heard, one text for one prompt, a list for a list. Default: empty texts.
+    - `num_waveforms_per_prompt`: waveforms for each prompt, ranked by CLAP if there are several. Default 1.
+    - `eta`: from 0, no fresh noise in DDIM's steps, to 1, DDPM's. Default 0. Other schedulers do not read it.
+    - `generator`: a `torch.Generator` or a `runtime.diffusion.noise.TorchGenerator`, or several, in place of `seed`.
+    - `latents`: the first noise, standard normals (waveforms, channels, height, width). Default: drawn from the seeds.
+    - `prompt_embeds`, `generated_prompt_embeds`: in place of `prompt`, the states of the second text encoder
+      (prompts, tokens, width) and of the language model (prompts, new tokens, width).
+    - `negative_prompt_embeds`, `negative_generated_prompt_embeds`: in place of `negative_prompt`, of the same shapes.
+    - `attention_mask`, `negative_attention_mask`: (prompts, tokens), 1 for a token and 0 for padding. Default: all 1.
+    - `max_new_tokens`: how many states the language model makes. Default: the checkpoint's, 8 for the published ones.
+    - `return_dict`: False returns a tuple of the audios alone. Default True.
+    - `callback(step, timestep, latents)`: is called during denoising, and may raise StopDenoising to end it early.
+    - `callback_steps`: at every so many steps. Default 1.
+    - `cross_attention_kwargs`: has no meaning for engines. Anything but None or an empty mapping is refused.
+    - `output_type`: "np" for audios in NumPy arrays, "pt" in a torch tensor, "latent" for latents. Default "np".
+
+    Ours:
+
+    - `seed`: an integer from 0 to 2**64 - 1, or one a prompt, or one a waveform, of which each gives what
+      `torch.Generator("cpu")` gives with it. Default: drawn at random, and told in the result.
+    - `seed_device`: "cuda" for the normals that torch draws on a GPU, equal to within its fast sines and cosines.
+      Default "cpu".
+    - `scheduler`: the class name of another scheduler, which then takes the checkpoint's config, or a whole config with
+      `_class_name`. Default: the checkpoint's.
+    - `guidance_interval`: the shares of the steps from which and up to which there is guidance. Default (0, 1), all of
+      them. (0, 0.5) saves a quarter of the work and changes the sound (Kynkäänniemi et al. 2024, "Applying guidance in
+      a limited interval").
+    - `feature_cache_interval`: the whole UNet runs at every so many steps. At the others only its outermost level runs,
+      on what was kept of the rest. Default 1. 2 saves a third of the demo's work and changes the sound (DeepCache, Ma
+      et al. 2023).
     """
 
     prompt: str | Sequence[str] | None = None
@@ -54,3 +88,13 @@ class Arguments:
 
 class StopDenoising(Exception):  # noqa: N818  not an error: the callback's way to end the loop early
     """Raised by a callback: no further step is made, and the latents so far are decoded."""
+
+
+def arguments_of(given: Mapping[str, Any]) -> Arguments:
+    """The arguments of these names. Raises InputError for a name that there is not, with the nearest that there is."""
+    known = [field.name for field in dataclasses.fields(Arguments)]
+    for name in [name for name in given if name not in known]:
+        nearest = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean '{nearest[0]}'?" if nearest else f"a call takes {', '.join(known)}"
+        raise InputError(f"unknown argument '{name}': {hint}")
+    return Arguments(**given)
