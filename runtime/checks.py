@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from runtime.errors import InputError
 
+MOST = 2**31 - 1  # of anything that is counted: sizes of such numbers can still be reckoned with, and printed
 LARGEST = 1e6  # of an array's values: models see values near 1, and squares of 1e20 overflow float32 into silence
 
 _SHORT = reprlib.Repr()
@@ -28,6 +29,12 @@ def shown(value: object) -> str:
     except Exception:  # its own way to show itself fails, as that of an int of 5000 digits does
         return f"a value of type {type(value).__name__}"
     return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def reason(error: Exception) -> str:
+    """What a foreign exception says, in one line; its name where it says nothing."""
+    lines = str(error).split("\n")
+    return lines[0].strip() or type(error).__name__
 
 
 def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
@@ -66,8 +73,7 @@ def real_array(name: str, value: Any) -> npt.NDArray[np.float32]:
     try:
         given = np.asarray(value)
     except Exception as error:  # any that the conversion of somebody's own type raises
-        reason = str(error).splitlines() or [type(error).__name__]
-        raise InputError(f"{name} is no array of numbers: {reason[0]}") from error
+        raise InputError(f"{name} is no array of numbers: {reason(error)}") from error
     if given.dtype.kind not in "fiu":
         raise InputError(f"{name} has to hold real numbers, got an array of {given.dtype}")
     with np.errstate(over="ignore"):  # beyond float32 it becomes Inf, which is refused below

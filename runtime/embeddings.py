@@ -9,7 +9,7 @@ from runtime.arguments import Arguments
 from runtime.backends.device import Array
 from runtime.backends.specs import TensorSpec
 from runtime.bundle.manifest import EngineSpec
-from runtime.checks import integer, real_array, shown
+from runtime.checks import MOST, integer, real_array, shown
 from runtime.errors import InputError
 from runtime.text.conditioning import Conditioning
 
@@ -70,7 +70,7 @@ def check_language_model_inputs(
     embeds = _states("inputs_embeds", inputs_embeds)
     _check_size("inputs_embeds", embeds, spec)
     mask = _mask("attention_mask", attention_mask, "inputs_embeds", embeds)
-    new_tokens = None if max_new_tokens is None else integer("max_new_tokens", max_new_tokens, 1)
+    new_tokens = None if max_new_tokens is None else integer("max_new_tokens", max_new_tokens, 1, MOST)
     return embeds, mask, new_tokens
 
 
@@ -114,7 +114,7 @@ def _mask(name: str, value: Any, states_name: str, states: Array) -> Array:
 
 
 def _check_size(name: str, array: Array, spec: TensorSpec) -> None:
-    axes = zip(("tokens", "width"), array.shape[1:], spec.min_shape[1:], spec.max_shape[1:], strict=True)
+    axes = zip(("number of tokens", "width"), array.shape[1:], spec.min_shape[1:], spec.max_shape[1:], strict=True)
     for axis, size, low, high in axes:
         if size < low or (high is not None and size > high):
             accepted = low if low == high else f"{low} or more" if high is None else f"{low} to {high}"

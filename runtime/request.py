@@ -15,7 +15,7 @@ from runtime.arguments import Arguments
 from runtime.backends.device import Array
 from runtime.backends.specs import TensorSpec
 from runtime.bundle.manifest import AudioSpec
-from runtime.checks import integer, listed, number, real_array, shown
+from runtime.checks import MOST, integer, listed, number, real_array, shown
 from runtime.diffusion.noise import Seed, is_generator
 from runtime.embeddings import negative_embeds, positive_embeds
 from runtime.errors import InputError, MissingDependencyError
@@ -178,8 +178,8 @@ def _interval(value: Any) -> tuple[float, float]:
 
 
 def _integer(name: str, value: Any) -> int:
-    """How many of something, at least one."""
-    return integer(name, value, 1)
+    """How many of something: at least one, and no more than sizes can be reckoned with."""
+    return integer(name, value, 1, MOST)
 
 
 def _samples(audio: AudioSpec, duration_s: Any) -> int:
@@ -227,7 +227,8 @@ def _seeds(given: Arguments, prompts: int, rows: int) -> tuple[Seed, ...]:
     sources = (value,) if items is None else items
     if len(sources) not in (1, prompts, rows):
         raise InputError(
-            f"{name} has {len(sources)} values for {rows} waveforms: give one, one a prompt or one a waveform"
+            f"{name} has {len(sources)} values for {rows} waveform{'s' if rows > 1 else ''}: give one, one a prompt or "
+            "one a waveform"
         )
     if name == "generator" and not all(map(is_generator, sources)):
         raise InputError(f"generator has to be a torch.Generator or a TorchGenerator of ours, got {shown(value)}")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from runtime.checks import number
 from runtime.diffusion.schedulers.plan import Bound
 
 
@@ -16,6 +17,8 @@ class Thresholding:
     def bound(self) -> Bound:
         """What the plan applies to each prediction."""
         if self.thresholding:
+            number("sample_max_value", self.sample_max_value, 1e-6)
+            number("dynamic_thresholding_ratio", self.dynamic_thresholding_ratio, 0.0, 1.0)
             return Bound(dynamic_ratio=self.dynamic_thresholding_ratio, dynamic_max=self.sample_max_value)
         return Bound()
 
@@ -29,7 +32,9 @@ class Clipping:
 
     def bound(self) -> Bound:
         """What the plan applies to each prediction."""
-        return Bound(clip_range=self.clip_sample_range if self.clip_sample else None)
+        if not self.clip_sample:
+            return Bound()
+        return Bound(clip_range=number("clip_sample_range", self.clip_sample_range, 0.0))
 
 
 @dataclass(frozen=True, kw_only=True)

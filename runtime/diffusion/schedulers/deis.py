@@ -48,7 +48,6 @@ class DEISMultistepScheduler(LogSNRSpace):
         return clean, self.remainder(clean, level)
 
     def _check(self) -> None:
-        self.check_order()
         if self.algorithm_type not in ("deis", "dpmsolver", "dpmsolver++"):
             raise InputError(f"unknown algorithm_type {self.algorithm_type!r}: deis")
         if self.solver_type not in ("logrho", "midpoint", "heun", "bh1", "bh2"):

@@ -60,6 +60,7 @@ class EulerDiscreteScheduler(SigmaSpace):
             steps.append(
                 Step(
                     timestep=t,
+                    noise=sigma,
                     input_scale=model_scale(sigma),
                     prediction=sigma_prediction(prediction_type, sigma),
                     update=SAMPLE + slope(sigma) * (following - sigma),
@@ -101,6 +102,7 @@ class EulerAncestralDiscreteScheduler(SigmaSpace):
             steps.append(
                 Step(
                     timestep=t,
+                    noise=sigma,
                     input_scale=model_scale(sigma),
                     prediction=sigma_prediction(self.prediction_type, sigma, has_sample=False),
                     update=SAMPLE + slope(sigma) * (down - sigma) + Weights(noise=up),

@@ -36,11 +36,6 @@ class LogSNRSpace(Thresholding, spacings.SigmaSpacing):
     timestep_spacing: str = "linspace"
     steps_offset: int = 0
 
-    def check_order(self, highest: int | None = None) -> None:
-        """Raise InputError unless solver_order is one that the solver has."""
-        if self.solver_order < 1 or (highest is not None and self.solver_order > highest):
-            raise InputError(f"solver_order has to be 1 to {highest or 'any'}, got {self.solver_order}")
-
     def spaced(self, count: int, last: int | None = None) -> Doubles:
         """Whole timesteps by the config's spacing, from the first `last` training steps."""
         spare = 0 if self.timestep_spacing == "trailing" else 1
@@ -103,7 +98,15 @@ class LogSNRSpace(Thresholding, spacings.SigmaSpacing):
             entry = self.remainder(PREDICTION, level)
         else:
             entry = noise
-        return Step(timestep=timestep, prediction=predicted, entry=entry, update=update, save=save)
+        return Step(
+            timestep=timestep,
+            signal=level.a,
+            noise=level.b,
+            prediction=predicted,
+            entry=entry,
+            update=update,
+            save=save,
+        )
 
     def whole(self, steps: list[Step], sigmas: Floats) -> Plan:
         """The plan of those steps."""

@@ -51,7 +51,6 @@ class UniPCMultistepScheduler(LogSNRSpace):
         return super().bound() if self.predict_x0 else Bound()
 
     def _check(self, own: Sequence[float] | None) -> None:
-        self.check_order()
         if self.solver_type not in ("bh1", "bh2", "midpoint", "heun", "logrho"):
             raise InputError(f"unknown solver_type {self.solver_type!r}: bh1 or bh2")
         if self.solver_p is not None:
