@@ -2,6 +2,7 @@
 
 from runtime.backends.cuda import CudaDevice
 from runtime.backends.device import PRECISIONS, Device, HostDevice
+from runtime.checks import shown
 from runtime.errors import EngineError, InputError, MissingDependencyError
 
 
@@ -10,8 +11,10 @@ def open_device(name: str, precision: str = "auto") -> Device:
 
     `precision` is for engines that leave it open, which those of a GPU do not.
     """
-    if precision not in PRECISIONS:
-        raise InputError(f"unknown precision '{precision}': {', '.join(PRECISIONS)}")
+    if not isinstance(precision, str) or precision not in PRECISIONS:
+        raise InputError(f"unknown precision {shown(precision)}: {', '.join(PRECISIONS)}")
+    if not isinstance(name, str):
+        raise InputError(f"device has to be auto, cpu, cuda or cuda:N, got {shown(name)}")
     if name == "cpu":
         return HostDevice(precision)
     if precision != "auto":

@@ -8,7 +8,8 @@ from runtime.backends.device import Device
 from runtime.backends.engine import Engine, load_engine
 from runtime.bundle.manifest import MANIFEST, FileSpec, Manifest, read_manifest
 from runtime.bundle.rebuild import rebuild_command
-from runtime.errors import BundleError, IncompatibleEngineError
+from runtime.checks import shown
+from runtime.errors import BundleError, IncompatibleEngineError, InputError
 
 
 class Bundle:
@@ -21,9 +22,12 @@ class Bundle:
     def read(cls, folder: str | os.PathLike[str]) -> "Bundle":
         """Read and check the manifest, and that every file is there in full. Hashes are checked when a file is opened.
 
-        Raises BundleError with what is wrong and the command that mends it.
+        Raises BundleError with what is wrong and the command that mends it, InputError for what is no path.
         """
-        folder = Path(folder)
+        try:
+            folder = Path(folder)
+        except TypeError as error:
+            raise InputError(f"a bundle is the path of a folder, got {shown(folder)}") from error
         bundle = cls(folder, read_manifest(folder))
         for file in bundle.manifest.files():
             bundle._check_presence(file)

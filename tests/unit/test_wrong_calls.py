@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from runtime import AudioLDM2Pipeline
 from runtime.arguments import arguments_of
+from runtime.backends.open_device import open_device
 from runtime.backends.specs import TensorSpec
 from runtime.diffusion.noise import TorchGenerator
 from runtime.diffusion.philox import PhiloxGenerator
@@ -221,6 +223,20 @@ def test_a_tensor_is_not_promised_without_torch(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "torch", None)
     with raises_line(MissingDependencyError, "pip install torch"):
         check(output_type="pt")
+
+
+@pytest.mark.parametrize("folder", [None, 5, b"folder", ["folder"], True])
+def test_a_bundle_that_is_no_path(folder: Any) -> None:
+    with raises_line(InputError, f"a bundle is the path of a folder, got {folder!r}"):
+        AudioLDM2Pipeline.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", [None, 0, b"cpu", ["cpu"]])
+def test_a_device_or_precision_that_is_no_name(name: Any) -> None:
+    with raises_line(InputError, "device has to be auto, cpu, cuda or cuda:N"):
+        open_device(name)
+    with raises_line(InputError, "unknown precision"):
+        open_device("cpu", name)
 
 
 LANGUAGE_MODEL = spec((1, None), (1, 160), (32, 32))
