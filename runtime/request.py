@@ -106,7 +106,7 @@ def check_request(
         eta=number("eta", given.eta, 0.0, 1.0),
         seeds=_seeds(given, count, count * waveforms),
         latents=None if given.latents is None else _latents(given.latents, shape),
-        max_new_tokens=None if given.max_new_tokens is None else _integer("max_new_tokens", given.max_new_tokens),
+        max_new_tokens=_new_tokens(given.max_new_tokens, embeds or negative),
     )
 
 
@@ -180,6 +180,17 @@ def _interval(value: Any) -> tuple[float, float]:
 def _integer(name: str, value: Any) -> int:
     """How many of something: at least one, and no more than sizes can be reckoned with."""
     return integer(name, value, 1, MOST)
+
+
+def _new_tokens(value: Any, embeds: Conditioning | None) -> int | None:
+    """How many states the language model makes of texts: as many as embeddings have that come in place of others."""
+    wanted = None if value is None else _integer("max_new_tokens", value)
+    if embeds is None:
+        return wanted
+    length: int = embeds.generated_prompt_embeds.shape[1]
+    if wanted not in (None, length):
+        raise InputError(f"max_new_tokens is {wanted}, but the embeddings given have {length} new tokens")
+    return length
 
 
 def _samples(audio: AudioSpec, duration_s: Any) -> int:

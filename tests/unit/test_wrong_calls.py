@@ -115,6 +115,7 @@ class Unshowable:
         *wrong("attention_mask", "attention_mask", "11", [[1], [1, 1]], Unreadable(), ones((2, 6)), given=embeds()),
         (embeds(attention_mask=np.full(TEXT[:2], "1")), "attention_mask has to hold 0 and 1 only"),
         (negative(negative_attention_mask=spoilt(TEXT[:2], math.nan)), "negative_attention_mask has to hold 0 and 1"),
+        (embeds(max_new_tokens=9), "max_new_tokens is 9, but the embeddings given have 8 new tokens"),
         ({"attention_mask": ones((1, 7))}, "not both"),
         ({"negative_attention_mask": ones((1, 7))}, "go together"),
         *wrong("guidance_scale", "guidance_scale", 1e30, 1001, Decimal("sNaN"), 10**400),
@@ -155,6 +156,9 @@ def test_a_wrong_call_gets_one_line(call: dict[str, Any], fragment: str) -> None
         ({"guidance_scale": 1000}, "guidance_scale", 1000.0),
         ({"guidance_interval": np.array([0, 0.5])}, "guidance_interval", (0.0, 0.5)),
         ({"cross_attention_kwargs": {}}, "rows", 1),
+        (embeds(), "max_new_tokens", 8),
+        (embeds(generated_prompt_embeds=ones((2, 5, 32))), "max_new_tokens", 5),
+        ({"max_new_tokens": 3}, "max_new_tokens", 3),
         ({"callback": print, "return_dict": False, "scheduler": {}}, "rows", 1),
     ],
 )
