@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from runtime.checks import shown
 from runtime.diffusion.schedulers.bounds import SampleBounds
 from runtime.diffusion.schedulers.noise_schedule import SpacedSchedule, check_descending
 from runtime.diffusion.schedulers.plan import PREDICTION, SAMPLE, Plan, Step, Weights
@@ -29,8 +30,8 @@ class DDPMScheduler(SampleBounds, SpacedSchedule):
             raise InputError("variance_type fixed_large_log is not a number where noise is added: take fixed_large")
         if self.variance_type not in VARIANCES:
             raise InputError(
-                f"variance_type {self.variance_type!r} needs a model that predicts its variance, which this one does "
-                f"not: {', '.join(VARIANCES)}"
+                f"variance_type {shown(self.variance_type)} needs a model that predicts its variance, which this one "
+                f"does not: {', '.join(VARIANCES)}"
             )
         alphas = self.alphas(rescale=self.rescale_betas_zero_snr).tolist()
         if timesteps is not None:

@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from runtime.checks import shown
 from runtime.errors import InputError
 
 Floats = npt.NDArray[np.float32]
@@ -38,7 +39,7 @@ class NoiseSchedule:
         """
         known = ("linear", "scaled_linear", "squaredcos_cap_v2", *self.more_beta_schedules)
         if self.trained_betas is None and self.beta_schedule not in known:
-            raise InputError(f"unknown beta_schedule {self.beta_schedule!r}: {', '.join(known)}")
+            raise InputError(f"unknown beta_schedule {shown(self.beta_schedule)}: {', '.join(known)}")
         if self.trained_betas is not None and not len(self.trained_betas):
             raise InputError("trained_betas is an empty list")
         betas = make_betas(
@@ -128,7 +129,7 @@ def spaced_timesteps(
         return np.linspace(0, last - 1, count)[::-1][:steps]
     if spacing == "trailing":
         return np.round(np.arange(last, 0, -train_steps / steps)) - 1
-    raise InputError(f"unknown timestep_spacing {spacing!r}: leading, linspace or trailing")
+    raise InputError(f"unknown timestep_spacing {shown(spacing)}: leading, linspace or trailing")
 
 
 def check_descending(timesteps: Sequence[float], train_steps: int) -> list[int]:

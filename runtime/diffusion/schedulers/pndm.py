@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from runtime.checks import shown
 from runtime.diffusion.schedulers.noise_schedule import Floats, NoiseSchedule, spaced_timesteps
 from runtime.diffusion.schedulers.plan import OUTPUT, SAMPLE, SAVED, Plan, Step, Weights, past
 from runtime.errors import InputError
@@ -89,7 +90,7 @@ class PNDMScheduler(NoiseSchedule):
         if self.prediction_type == "v_prediction":
             outputs = outputs * alpha**0.5 + start * (1 - alpha) ** 0.5
         elif self.prediction_type != "epsilon":
-            raise InputError(f"unknown prediction_type {self.prediction_type!r}: epsilon or v_prediction")
+            raise InputError(f"unknown prediction_type {shown(self.prediction_type)}: epsilon or v_prediction")
         denominator = alpha * (1 - before) ** 0.5 + (alpha * (1 - alpha) * before) ** 0.5
         update = start * (before / alpha) ** 0.5 - outputs * ((before - alpha) / denominator)
         here = float(alphas[told])

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from runtime.checks import shown
 from runtime.diffusion.schedulers.beta import symmetric_beta_ppf
 from runtime.diffusion.schedulers.noise_schedule import Doubles, Floats, NoiseSchedule, spaced_timesteps
 from runtime.errors import InputError
@@ -136,7 +137,7 @@ def closed(sigmas: Doubles, last: float = 0.0) -> Floats:
 def final_sigma(kind: str, lowest: float) -> float:
     """The sigma that the last step arrives at."""
     if kind not in ("zero", "sigma_min"):
-        raise InputError(f"unknown final_sigmas_type {kind!r}: zero or sigma_min")
+        raise InputError(f"unknown final_sigmas_type {shown(kind)}: zero or sigma_min")
     return lowest if kind == "sigma_min" else 0.0
 
 
