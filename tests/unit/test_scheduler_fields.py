@@ -132,7 +132,7 @@ def test_a_field_of_another_type_is_named(name: str) -> None:
         ({"_class_name": "DDIMScheduler"}, {"num_inference_steps": 2, "eta": "0"}, "eta has to be"),
         ({"_class_name": "DDPMScheduler"}, {"timesteps": "abc"}, "DDPMScheduler: timesteps has to be a list"),
         ({"_class_name": "EulerDiscreteScheduler"}, {"sigmas": [1.0, "x"]}, "sigmas has to be a finite number"),
-        ({"_class_name": "DDIMScheduler", "beta_schedule": "x" * 10**5}, {"num_inference_steps": 2}, "beta_schedule 'xxx"),
+        ({"_class_name": "DDIMScheduler", "beta_schedule": "x" * 10**5}, {"num_inference_steps": 2}, "schedule 'xxx"),
         ({"_class_name": "x" * 10**5}, {"num_inference_steps": 2}, "unknown scheduler 'xxx"),
         ({"_class_name": ["DDIMScheduler"]}, {"num_inference_steps": 2}, "unknown scheduler ['DDIMScheduler']"),
         ({}, {"num_inference_steps": 2}, "unknown scheduler None"),

@@ -1,7 +1,8 @@
 """Schedulers as data: a config becomes a `Plan`, a table of host floats; `advance` applies one row of it.
 
 To add one, write a file here with a frozen dataclass whose fields are the config's and whose method `plan` makes the
-table, and name it in `_MODULES`. `plan` takes `eta`, `timesteps` and `sigmas` where its signature names them.
+table, and name it in `_MODULES`. The fields' annotations decide which values are taken. `plan` is given `eta`,
+`timesteps` and `sigmas` where its signature names them.
 """
 
 import importlib

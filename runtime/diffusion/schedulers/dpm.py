@@ -16,14 +16,14 @@ _OTHER_SOLVERS = ("logrho", "bh1", "bh2")  # of DEIS and UniPC, whose configs ar
 
 
 class Exponential(NamedTuple):
-    """What multiplies the sample, the value D0, the first difference (midpoint's or in full), the second, the noise."""
+    """The coefficients of one step, in the names of the papers: of the sample, the differences D0 to D2, and noise."""
 
-    base: float
-    d0: float
-    half: float
-    d1: float
-    d2: float
-    noise: Weights
+    base: float  # of the sample
+    d0: float  # of what the model says at the start of the step
+    half: float  # of the first difference, as the midpoint solver takes it
+    d1: float  # of the first difference, as Heun's does
+    d2: float  # of the second difference
+    noise: Weights  # fresh noise, which the SDE solvers add
 
 
 def exponential(algorithm: str, start: Level, end: Level) -> Exponential:
@@ -50,7 +50,7 @@ def exponential(algorithm: str, start: Level, end: Level) -> Exponential:
 
 @dataclass(frozen=True, kw_only=True)
 class DPMSolver(LogSNRSpace):
-    """Config fields that the multistep and the singlestep solver share."""
+    """The config fields that the multistep and the singlestep solver share, and the checks of them."""
 
     algorithm_type: str = "dpmsolver++"
     solver_type: str = "midpoint"

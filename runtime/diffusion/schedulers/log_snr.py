@@ -27,7 +27,7 @@ class Level(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class LogSNRSpace(Thresholding, spacings.SigmaSpacing):
-    """Config fields that these solvers share."""
+    """The config fields that DPM-Solver, DEIS and UniPC share, and how they lay out timesteps and noise levels."""
 
     solver_order: int = 2
     prediction_type: str = "epsilon"
@@ -109,7 +109,7 @@ class LogSNRSpace(Thresholding, spacings.SigmaSpacing):
         )
 
     def whole(self, steps: list[Step], sigmas: Floats) -> Plan:
-        """The plan of those steps."""
+        """The plan of those steps, with the noise levels of each and of where the last one arrives."""
         return Plan(steps=tuple(steps), bound=self.bound(), sigmas=tuple(map(float, sigmas)))
 
 

@@ -156,7 +156,8 @@ class Plan:
     def completed(self, call: int) -> int | None:
         """The user's step that model call number `call` completes, for progress and callbacks; None inside one.
 
-        The reference's rule: calls that come before the last `num_inference_steps * order` are a warm-up, untold.
+        This is the reference's rule: all calls but the last `num_inference_steps * order` are a warm-up, which is not
+        told to anyone.
         """
         warmup = len(self.steps) - (self.num_inference_steps or len(self.steps)) * self.order
         told = call == len(self.steps) - 1 or (call + 1 > warmup and (call + 1) % self.order == 0)
