@@ -33,8 +33,7 @@ def shown(value: object) -> str:
 
 def reason(error: Exception) -> str:
     """What a foreign exception says, in one line; its name where it says nothing."""
-    lines = str(error).split("\n")
-    return lines[0].strip() or type(error).__name__
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:

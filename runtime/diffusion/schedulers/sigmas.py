@@ -59,7 +59,7 @@ def beta(high: float, low: float, count: int) -> Doubles:
 
 
 def lu(high: float, low: float, count: int) -> Doubles:
-    """`count` sigmas, evenly spaced in -log sigma (arXiv:2206.00927); the logarithms are float32, as the reference's."""
+    """`count` sigmas, evenly spaced in -log sigma (arXiv:2206.00927). As in the reference, its ends are float32."""
     ends = float(np.log(np.float32(high))), float(np.log(np.float32(low)))
     return np.exp(ends[0] + np.linspace(0, 1, count) * (ends[1] - ends[0]))
 
