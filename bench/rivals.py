@@ -9,7 +9,7 @@ import numpy as np
 from bench.report import time_in_turns
 
 WORDS = ("loud", "sharp", "distant", "slow", "hollow", "sudden")  # 720 orders
-# REFERENCE: floating-point operations of one guided UNet step, and of the decoder and the vocoder, for one waveform
+# floating-point operations of one guided UNet step, and of the decoder and the vocoder, for one waveform
 UNET_FLOP, DECODE_FLOP = 293e9, (636 + 1027) * 1e9
 
 

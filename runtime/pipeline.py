@@ -14,6 +14,7 @@ from runtime.backends.graphs import Graphs
 from runtime.bundle import Bundle, OpenEngines, choose_backend, open_bundle_device
 from runtime.diffusion.denoise import Denoiser
 from runtime.diffusion.noise import SeededNoise
+from runtime.embeddings import check_language_model_inputs
 from runtime.errors import NumericsError
 from runtime.memory import check_memory
 from runtime.output import AudioOutput, Ranking, make_output
@@ -191,9 +192,9 @@ class AudioLDM2Pipeline:
 
         `inputs_embeds` (rows, length, width), float32; `attention_mask` (rows, length), all ones if None.
         """
-        embeds = np.ascontiguousarray(inputs_embeds, np.float32)
-        mask = np.ones(embeds.shape[:2], np.int64) if attention_mask is None else np.asarray(attention_mask, np.int64)
-        xp, new_tokens = self._device.xp, max_new_tokens or self._manifest.max_new_tokens
+        spec = self._manifest.engines["language_model"].inputs["inputs_embeds"]
+        embeds, mask, asked = check_language_model_inputs(spec, inputs_embeds, attention_mask, max_new_tokens)
+        xp, new_tokens = self._device.xp, asked or self._manifest.max_new_tokens
         with self._in_turn():
             return self._finished(self._encoder.generate(xp.asarray(embeds), xp.asarray(mask), new_tokens))
 

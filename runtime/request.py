@@ -1,9 +1,12 @@
 """One call: the arguments as a user gives them, checked once and turned into sizes."""
 
-import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from importlib.util import find_spec
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -11,14 +14,17 @@ import numpy as np
 from runtime.arguments import Arguments
 from runtime.backends.device import Array
 from runtime.bundle.manifest import AudioSpec, Manifest
-from runtime.diffusion.noise import Seed
-from runtime.diffusion.schedulers import Plan, make_plan
-from runtime.errors import InputError
+from runtime.checks import MOST, integer, listed, number, real_array, shown
+from runtime.diffusion.noise import Seed, is_generator
+from runtime.diffusion.schedulers import Plan, make_plan, scheduler_class
+from runtime.embeddings import embedding_specs, negative_embeds, positive_embeds
+from runtime.errors import InputError, MissingDependencyError
 from runtime.text.conditioning import Conditioning
 from runtime.text.encoder import Prompt
 from runtime.wording import check_text
 
-LONGEST_S = 1e9  # far more than fits in memory, which is checked later with the numbers: sizes must not overflow first
+LONGEST_S = 1e6  # far more than fits in memory, which is checked later with the numbers: sizes must not overflow first
+MOST_GUIDANCE = 1000.0  # latents grow with it: far above it their squares overflow float32, and the sound falls silent
 OUTPUT_TYPES = ("np", "latent", "pt")
 SEED_DEVICES = ("cpu", "cuda")
 
@@ -85,25 +91,27 @@ class Request:
 def check_request(manifest: Manifest, given: Arguments) -> Request:
     """Check what a user passed to the checkpoint of a bundle.
 
-    Raises InputError that says which argument, what came and what is accepted.
+    Raises InputError that says which argument, what came and what is accepted, or MissingDependencyError for an output
+    type whose package is not installed.
     """
     audio = manifest.audio
     _check_the_rest(given)
-    embeds = _embeds(given)
+    specs = embedding_specs(manifest.engines)
+    embeds = positive_embeds(given, specs)
     prompts = None if embeds is not None else _texts("prompt", given.prompt)
     count = len(prompts) if prompts is not None else len(embeds.attention_mask)  # type: ignore[union-attr]
     waveforms = _integer("num_waveforms_per_prompt", given.num_waveforms_per_prompt)
     samples = _samples(audio, given.audio_length_in_s)
     shape = _latent_shape(audio, count * waveforms, samples)
-    guidance_scale = _number("guidance_scale", given.guidance_scale, -math.inf, math.inf)
-    negative_embeds = _negative_embeds(given, embeds, count)
+    guidance_scale = number("guidance_scale", given.guidance_scale, high=MOST_GUIDANCE)
+    negative = negative_embeds(given, specs, embeds, count)
     negatives = _negatives(count, given.prompt, given.negative_prompt) if guidance_scale > 1.0 else None
     return Request(
         prompts=prompts,
-        negative_prompts=negatives if negative_embeds is None else None,
+        negative_prompts=negatives if negative is None else None,
         transcriptions=_transcriptions(prompts, given.transcription, manifest.speech is not None),
         embeds=embeds,
-        negative_embeds=negative_embeds,
+        negative_embeds=negative,
         guidance_scale=guidance_scale,
         guidance_interval=_interval(given.guidance_interval),
         feature_cache_interval=_integer("feature_cache_interval", given.feature_cache_interval),
@@ -113,9 +121,7 @@ def check_request(manifest: Manifest, given: Arguments) -> Request:
         seeds=_seeds(given, count, count * waveforms),
         latents=None if given.latents is None else _latents(given.latents, shape),
         seed_device=given.seed_device,
-        max_new_tokens=manifest.max_new_tokens
-        if given.max_new_tokens is None
-        else _integer("max_new_tokens", given.max_new_tokens),
+        max_new_tokens=_new_tokens(given.max_new_tokens, embeds or negative) or manifest.max_new_tokens,
         plan=_plan(manifest.scheduler, given),
         callback=given.callback,
         callback_steps=_integer("callback_steps", given.callback_steps),
@@ -125,75 +131,39 @@ def check_request(manifest: Manifest, given: Arguments) -> Request:
 
 
 def _check_the_rest(given: Arguments) -> None:
-    if given.output_type not in OUTPUT_TYPES:
-        raise InputError(f"output_type has to be one of {', '.join(OUTPUT_TYPES)}, got {given.output_type!r}")
-    if given.seed_device not in SEED_DEVICES:
-        raise InputError(f"seed_device has to be one of {', '.join(SEED_DEVICES)}, got {given.seed_device!r}")
-    if given.cross_attention_kwargs:
+    for name, known in (("output_type", OUTPUT_TYPES), ("seed_device", SEED_DEVICES)):
+        value = getattr(given, name)
+        if not isinstance(value, str) or value not in known:
+            raise InputError(f"{name} has to be one of {', '.join(known)}, got {shown(value)}")
+    if given.output_type == "pt" and find_spec("torch") is None:
+        raise MissingDependencyError("output_type 'pt' needs torch: pip install torch")
+    if not isinstance(given.return_dict, bool):
+        raise InputError(f"return_dict has to be True or False, got {shown(given.return_dict)}")
+    if given.callback is not None and not callable(given.callback):
+        raise InputError(f"callback has to be a function (step, timestep, latents), got {shown(given.callback)}")
+    if given.scheduler is not None and not isinstance(given.scheduler, str | Mapping):
+        raise InputError(f"scheduler has to be the name of a class or a config, got {shown(given.scheduler)}")
+    kwargs = given.cross_attention_kwargs
+    if kwargs is not None and not (isinstance(kwargs, Mapping) and not kwargs):
         raise InputError("cross_attention_kwargs change the attention of a torch module: an engine has none to change")
 
 
 def _plan(own: Mapping[str, Any], given: Arguments) -> Plan:
     """The scheduler's plan: of the checkpoint's config `own`, of it with another class name, or of another config."""
-    steps, eta = _integer("num_inference_steps", given.num_inference_steps), _number("eta", given.eta, 0.0, 1.0)
+    steps, eta = _integer("num_inference_steps", given.num_inference_steps), number("eta", given.eta, 0.0, 1.0)
     config = given.scheduler if given.scheduler is not None else own
     if isinstance(config, str):
-        config = {**own, "_class_name": config}
+        config = {**own, "_class_name": scheduler_class(config)}
     return make_plan(config, steps, eta=eta)
 
 
-def _embeds(given: Arguments) -> Conditioning | None:
-    """The prompts' own embeddings, if they come instead of texts."""
-    parts = (given.prompt_embeds, given.generated_prompt_embeds, given.attention_mask)
-    if given.prompt is not None:
-        if any(part is not None for part in parts):
-            raise InputError("give either prompt, or prompt_embeds with generated_prompt_embeds, not both")
-        return None
-    if given.prompt_embeds is None or given.generated_prompt_embeds is None:
-        raise InputError("give either prompt, or both prompt_embeds and generated_prompt_embeds")
-    return _conditioning("", *parts)
-
-
-def _negative_embeds(given: Arguments, embeds: Conditioning | None, count: int) -> Conditioning | None:
-    parts = (given.negative_prompt_embeds, given.negative_generated_prompt_embeds, given.negative_attention_mask)
-    if all(part is None for part in parts):
-        return None
-    if given.negative_prompt is not None:
-        raise InputError("give either negative_prompt or negative_prompt_embeds, not both")
-    if parts[0] is None or parts[1] is None:
-        raise InputError("negative_prompt_embeds and negative_generated_prompt_embeds go together: give both")
-    negative = _conditioning("negative_", *parts)
-    for name in ("prompt_embeds", "generated_prompt_embeds"):
-        ours = getattr(negative, name).shape
-        wanted = (count, *ours[1:]) if embeds is None else getattr(embeds, name).shape
-        if ours != wanted:
-            raise InputError(f"negative_{name} has shape {ours}, {name} has {wanted}: they have to be the same")
-    return negative
-
-
-def _conditioning(prefix: str, states: Array, generated: Array, mask: Array | None) -> Conditioning:
-    """Arrays as the engines take them; a missing mask is all ones."""
-    states, generated = np.asarray(states, np.float32), np.asarray(generated, np.float32)
-    for name, array in (("prompt_embeds", states), ("generated_prompt_embeds", generated)):
-        if array.ndim != 3 or len(array) != len(states) or not array.size:
-            raise InputError(f"{prefix}{name} has shape {array.shape}, not (prompts, length, width)")
-        if not np.isfinite(array).all():
-            raise InputError(f"{prefix}{name} holds NaN or Inf")
-    mask = np.ones(states.shape[:2], np.int64) if mask is None else np.asarray(mask).astype(np.int64)
-    if mask.shape != states.shape[:2]:
-        raise InputError(
-            f"{prefix}attention_mask has shape {mask.shape}, {prefix}prompt_embeds {states.shape}: its first two differ"
-        )
-    return Conditioning(prompt_embeds=states, attention_mask=mask, generated_prompt_embeds=generated)
-
-
 def _texts(name: str, value: str | Sequence[str] | None) -> tuple[str, ...]:
-    texts = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else ()
+    texts = (value,) if isinstance(value, str) else listed(value) or ()
     if not texts or not all(isinstance(text, str) for text in texts):
-        raise InputError(f"{name} has to be a str or a non-empty list of str, got {value!r}")
+        raise InputError(f"{name} has to be a str or a non-empty list of str, got {shown(value)}")
     for text in texts:
         check_text(name, text)
-    return texts
+    return tuple(map(str, texts))
 
 
 def _negatives(
@@ -227,40 +197,50 @@ def _transcriptions(
     return texts
 
 
-def _number(name: str, value: Any, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise InputError(f"{name} has to be a finite number, got {value!r}")
-    try:
-        number = float(value)
-    except OverflowError:  # an int beyond the largest float
-        number = math.inf
-    if not math.isfinite(number):
-        raise InputError(f"{name} has to be a finite number, got {value!r}")
-    if not low <= number <= high:
-        raise InputError(f"{name} has to be {low:g} to {high:g}, got {value!r}")
-    return number
-
-
 def _interval(value: Any) -> tuple[float, float]:
-    if not isinstance(value, list | tuple) or len(value) != 2:
-        raise InputError(f"guidance_interval has to be two numbers, (start, stop), got {value!r}")
-    start, stop = (_number("guidance_interval", share, 0.0, 1.0) for share in value)
+    shares = listed(value)
+    if shares is None or len(shares) != 2:
+        raise InputError(f"guidance_interval has to be two numbers, (start, stop), got {shown(value)}")
+    start, stop = (number("guidance_interval", share, 0.0, 1.0) for share in shares)
     if start >= stop:
-        raise InputError(f"guidance_interval has to start before it stops, got {value!r}")
+        raise InputError(f"guidance_interval has to start before it stops, got {shown(value)}")
     return start, stop
 
 
 def _integer(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise InputError(f"{name} has to be an integer of at least 1, got {value!r}")
-    return int(value)
+    """How many of something: at least one, and no more than sizes can be reckoned with."""
+    return integer(name, value, 1, MOST)
 
 
-def _samples(audio: AudioSpec, duration_s: float | None) -> int:
+def _new_tokens(value: Any, embeds: Conditioning | None) -> int | None:
+    """How many states the language model makes of texts: as many as embeddings have that come in place of others."""
+    wanted = None if value is None else _integer("max_new_tokens", value)
+    if embeds is None:
+        return wanted
+    length: int = embeds.generated_prompt_embeds.shape[1]
+    if wanted not in (None, length):
+        raise InputError(f"max_new_tokens is {wanted}, but the embeddings given have {length} new tokens")
+    return length
+
+
+def _samples(audio: AudioSpec, duration_s: Any) -> int:
+    """How many samples a duration is: as the reference, cut to whole ones, but of what the user meant by it.
+
+    A float32 or float16 is short of the decimal that it was made from: 0.64 becomes 0.639999986. It stands for the
+    shortest decimal that it may come from, or for a whole number of samples if it may come from that.
+    """
     if duration_s is None:
         return audio.default_latent_height * audio.row_samples
-    shortest = audio.row_samples / audio.sample_rate_hz
-    return int(_number("audio_length_in_s", duration_s, shortest, LONGEST_S) * audio.sample_rate_hz)
+    seconds = number("audio_length_in_s", duration_s)
+    narrow = isinstance(duration_s, np.floating) and not isinstance(duration_s, float)
+    seconds = float(str(duration_s)) if narrow else seconds
+    number("audio_length_in_s", seconds, audio.row_samples / audio.sample_rate_hz, LONGEST_S)
+    if isinstance(duration_s, Decimal | Fraction):
+        return int(Fraction(duration_s) * audio.sample_rate_hz)
+    whole = round(seconds * audio.sample_rate_hz)
+    if narrow and type(duration_s)(whole / audio.sample_rate_hz) == duration_s:
+        return whole
+    return int(seconds * audio.sample_rate_hz)
 
 
 def _latent_shape(audio: AudioSpec, rows: int, samples: int) -> tuple[int, int, int, int]:
@@ -269,18 +249,12 @@ def _latent_shape(audio: AudioSpec, rows: int, samples: int) -> tuple[int, int, 
     return (rows, audio.latent_channels, height, audio.latent_width)
 
 
-def _latents(latents: Array, shape: tuple[int, int, int, int]) -> Array:
-    try:
-        array = np.asarray(latents)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"latents are no array: {str(error).splitlines()[0]}") from error
-    if array.dtype.kind not in "fiu":
-        raise InputError(f"latents have to hold real numbers, got {array.dtype}")
+def _latents(latents: Any, shape: tuple[int, int, int, int]) -> Array:
+    array = real_array("latents", latents)
     if array.shape != shape:
-        raise InputError(f"latents have shape {array.shape}, this call needs {shape}: (waveforms, channels, time, mel)")
-    array = np.ascontiguousarray(array, np.float32)
-    if not np.isfinite(array).all():
-        raise InputError("latents hold NaN or Inf")
+        raise InputError(
+            f"latents has shape {array.shape}, this call needs {shape}: (waveforms, channels, height, width)"
+        )
     return array
 
 
@@ -290,16 +264,19 @@ def _seeds(given: Arguments, prompts: int, rows: int) -> tuple[Seed, ...]:
         raise InputError("give either seed or generator, not both")
     if value is None:
         return (secrets.randbelow(2**31),)
-    sources = tuple(value) if isinstance(value, list | tuple) else (value,)
-    for source in sources:
-        if name == "generator" and not hasattr(source, "initial_seed"):
-            raise InputError(f"generator has to be a torch.Generator or a runtime.noise.TorchGenerator, got {source!r}")
-        if name == "seed" and (
-            isinstance(source, bool) or not isinstance(source, int | np.integer) or not 0 <= source < 2**64
-        ):
-            raise InputError(f"seed has to be an integer from 0 to 2**64 - 1, or a list of them, got {value!r}")
+    items = listed(value)
+    sources = (value,) if items is None else items
     if len(sources) not in (1, prompts, rows):
         raise InputError(
-            f"{name} has {len(sources)} values for {rows} waveforms: give one, one a prompt or one a waveform"
+            f"{name} has {len(sources)} values for {rows} waveform{'s' if rows > 1 else ''}: give one, one a prompt or "
+            "one a waveform"
         )
+    if name == "generator" and not all(map(is_generator, sources)):
+        raise InputError(f"generator has to be a torch.Generator or a TorchGenerator of ours, got {shown(value)}")
+    if name == "seed" and not all(map(_is_seed, sources)):
+        raise InputError(f"seed has to be an integer from 0 to 2**64 - 1, or a list of them, got {shown(value)}")
     return tuple(int(source) if name == "seed" else source for source in sources)
+
+
+def _is_seed(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and 0 <= int(value) < 2**64

@@ -3,6 +3,7 @@
 from runtime.backends.cuda import CudaDevice
 from runtime.backends.device import PRECISIONS, Device, Gpu, HostDevice
 from runtime.backends.host_cores import usable_cores_if_fewer
+from runtime.checks import shown
 from runtime.errors import EngineError, InputError, MissingDependencyError
 
 MOST_THREADS = 1024
@@ -14,8 +15,10 @@ def open_device(name: str, precision: str = "auto", cpu_threads: int | None = No
     `precision` is for engines that leave it open, and `cpu_threads` for those that run on the CPU: on a GPU neither has
     a meaning.
     """
-    if precision not in PRECISIONS:
-        raise InputError(f"unknown precision '{precision}': {', '.join(PRECISIONS)}")
+    if not isinstance(precision, str) or precision not in PRECISIONS:
+        raise InputError(f"unknown precision {shown(precision)}: {', '.join(PRECISIONS)}")
+    if not isinstance(name, str):
+        raise InputError(f"device has to be auto, cpu, cuda or cuda:N, got {shown(name)}")
     if name == "cpu":
         return HostDevice(precision, _checked_threads(cpu_threads))
     if cpu_threads is not None:

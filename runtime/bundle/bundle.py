@@ -8,6 +8,7 @@ from runtime.backends.device import Device
 from runtime.backends.engine import Engine, load_engine
 from runtime.bundle.manifest import FileSpec, Manifest, read_manifest
 from runtime.bundle.rebuild import rebuild_command
+from runtime.checks import shown
 from runtime.errors import BundleError, IncompatibleEngineError, InputError
 
 
@@ -22,11 +23,12 @@ class Bundle:
         """Read and check the manifest, and that every file is there in full. Hashes are checked when a file is opened.
 
         Files may be links, as a hub's cache has them. Raises BundleError with what is wrong and the command that mends
-        it.
+        it, InputError for what is no path.
         """
-        if not isinstance(folder, str | os.PathLike):
-            raise InputError(f"bundle has to be the path of a folder, got {folder!r}")
-        folder = Path(folder)
+        try:
+            folder = Path(folder)
+        except TypeError as error:
+            raise InputError(f"a bundle is the path of a folder, got {shown(folder)}") from error
         bundle = cls(folder, read_manifest(folder))
         for file in bundle.manifest.files():
             bundle._check_presence(file)

@@ -1,5 +1,6 @@
 """Seeded normals equal to PyTorch's generators, so that one seed gives the reference's own latents."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -85,6 +86,14 @@ class SeededNoise:
             raise InputError(f"{len(self._generators)} seeds for {shape[0]} waveforms: give one, or one a waveform")
         parts = [generator.randn((rows, *shape[1:])) for generator in self._generators]
         return self._xp.concatenate([self._xp.asarray(part) for part in parts])
+
+
+def is_generator(source: Any) -> bool:
+    """Whether it can draw noise: a generator of this package, or a `torch.Generator`, which only torch can make."""
+    torch = sys.modules.get("torch")
+    return isinstance(source, TorchGenerator | PhiloxGenerator) or (
+        torch is not None and isinstance(source, torch.Generator)
+    )
 
 
 def _generator(seed: Seed, device: str, xp: Any, gpu: Mapping[str, int]) -> Any:

@@ -76,7 +76,7 @@ def test_seed_count(count: int, fragment: str) -> None:
 
 
 def test_messages_say_what_is_accepted() -> None:
-    with raises_line(InputError, "0.04 to 1e+09", "0.01"):
+    with raises_line(InputError, "0.04 to 1000000", "0.01"):
         check(audio_length_in_s=0.01)
     with raises_line(InputError, "0 to 1", "1.5"):
         check(eta=1.5)

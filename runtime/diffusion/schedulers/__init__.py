@@ -1,10 +1,10 @@
 """Schedulers as data: a config becomes a `Plan`, a table of host floats; `advance` applies one row of it.
 
 To add one, write a file here with a frozen dataclass whose fields are the config's and whose method `plan` makes the
-table, and name it in `_MODULES`. `plan` takes `eta`, `timesteps` and `sigmas` where its signature names them.
+table, and name it in `_MODULES`. The fields' annotations decide which values are taken. `plan` is given `eta`,
+`timesteps` and `sigmas` where its signature names them.
 """
 
-import dataclasses
 import difflib
 import importlib
 import inspect
@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from runtime.checks import integer, number, reason, shown
+from runtime.diffusion.schedulers.fields import checked_fields, checked_sequence
 from runtime.diffusion.schedulers.plan import Plan, State, Step, advance, model_input
 from runtime.errors import InputError
 from runtime.wording import readable
@@ -88,31 +90,64 @@ def make_plan(
 
     `timesteps` or `sigmas`, where the scheduler takes them, stand in place of `num_inference_steps`. `eta` is DDIM's
     and means nothing to the others. Fields that belong to other scheduler classes are ignored, as the reference's
-    `from_config` does: one config serves several classes. Raises InputError for an unknown class, an option that it
-    does not have, or a schedule without finite coefficients.
+    `from_config` does: one config serves several classes. Raises InputError for an unknown class, a field of another
+    type or out of bounds, an option that the class does not have, or a schedule without finite coefficients.
     """
-    name = config.get("_class_name")
-    if name not in _MODULES:
-        raise InputError(f"unknown scheduler {name!r}; known are {', '.join(scheduler_names())}")
-    cls = getattr(importlib.import_module(f"runtime.diffusion.schedulers.{_MODULES[name]}"), name)
-    known = {field.name for field in dataclasses.fields(cls)}
-    scheduler = cls(**{key: value for key, value in config.items() if key in known})
-    options: dict[str, Any] = {"timesteps": timesteps, "sigmas": sigmas}
-    given = {key: value for key, value in options.items() if value is not None}
-    accepted = inspect.signature(scheduler.plan).parameters
-    for key in given.keys() - accepted.keys():
+    scheduler = _scheduler(config)
+    name, takes = type(scheduler).__name__, inspect.signature(scheduler.plan).parameters
+    options = {"timesteps": timesteps, "sigmas": sigmas}
+    given: dict[str, Any] = {
+        key: checked_sequence(f"{name}: {key}", value) for key, value in options.items() if value is not None
+    }
+    for key in given.keys() - takes.keys():
         raise InputError(f"{name} takes no {key} of one's own")
     if len(given) + (num_inference_steps is not None) != 1:
         raise InputError("give exactly one of num_inference_steps, timesteps and sigmas")
-    if num_inference_steps is not None and not 1 <= num_inference_steps <= scheduler.num_train_timesteps:
+    if num_inference_steps is not None:
+        num_inference_steps = _steps(num_inference_steps, scheduler.num_train_timesteps)
+    if "eta" in takes:
+        given["eta"] = number("eta", eta)
+    return _finite_plan(scheduler, num_inference_steps, given)
+
+
+def _scheduler(config: Mapping[str, Any]) -> Any:
+    """The scheduler of a config, its fields checked."""
+    if not isinstance(config, Mapping):
+        raise InputError(f"a scheduler config is a mapping with _class_name and its fields, got {shown(config)}")
+    name = config.get("_class_name")
+    if not isinstance(name, str) or name not in _MODULES:
+        raise InputError(f"unknown scheduler {shown(name)}; known are {', '.join(scheduler_names())}")
+    cls = getattr(importlib.import_module(f"runtime.diffusion.schedulers.{_MODULES[name]}"), name)
+    return cls(**checked_fields(cls, config))
+
+
+def _steps(count: Any, train_steps: int) -> int:
+    whole = integer("num_inference_steps", count, 1)
+    if whole > train_steps:
         raise InputError(
-            f"num_inference_steps is {num_inference_steps}, this model takes 1 to {scheduler.num_train_timesteps}"
+            f"num_inference_steps is {shown(count)}, more than the {train_steps} that this model was trained on"
         )
-    if "eta" in accepted:
-        given["eta"] = eta
-    with np.errstate(all="ignore"):  # what is not finite is reported below
-        plan: Plan = scheduler.plan(num_inference_steps, **given)
-    for i, step in enumerate(plan.steps):
-        if not step.is_finite():
-            raise InputError(f"{name}: step {i + 1} of {len(plan.steps)} has no finite coefficients with these options")
-    return plan.inlined()
+    return whole
+
+
+def _finite_plan(scheduler: Any, count: int | None, given: Mapping[str, Any]) -> Plan:
+    """The scheduler's plan, every number in it one that float32 holds.
+
+    Where the reference's tensors become NaN, our host floats raise, or turn complex, which is refused here.
+    """
+    name = type(scheduler).__name__
+    try:
+        with np.errstate(all="ignore"):  # what is not finite is reported below
+            plan: Plan = scheduler.plan(count, **given).inlined()
+            unusable = plan.first_not_finite()
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+    except (ArithmeticError, LookupError, TypeError, ValueError, MemoryError) as error:
+        raise InputError(
+            f"{name}: no schedule comes of these options ({reason(error)}): change its betas, sigmas or number of steps"
+        ) from error
+    if not plan.steps:
+        raise InputError(f"{name}: these options leave no step to make")
+    if unusable is not None:
+        raise InputError(f"{name}: step {unusable} of {len(plan.steps)} has no finite coefficients with these options")
+    return plan

@@ -3,20 +3,18 @@
 from dataclasses import dataclass
 
 from runtime.diffusion.schedulers.bounds import SampleBounds
-from runtime.diffusion.schedulers.noise_schedule import NoiseSchedule, trained_timesteps
+from runtime.diffusion.schedulers.noise_schedule import SpacedSchedule
 from runtime.diffusion.schedulers.plan import PREDICTION, Plan, Step, Weights
 from runtime.diffusion.schedulers.predictions import predictions
 
 
 @dataclass(frozen=True, kw_only=True)
-class DDIMScheduler(SampleBounds, NoiseSchedule):
+class DDIMScheduler(SampleBounds, SpacedSchedule):
     """Fields and defaults of diffusers' DDIMScheduler."""
 
     clip_sample: bool = True
     set_alpha_to_one: bool = True
-    steps_offset: int = 0
     prediction_type: str = "epsilon"
-    timestep_spacing: str = "leading"
     rescale_betas_zero_snr: bool = False
 
     def plan(self, num_inference_steps: int, *, eta: float = 0.0) -> Plan:
@@ -25,9 +23,7 @@ class DDIMScheduler(SampleBounds, NoiseSchedule):
         final = 1.0 if self.set_alpha_to_one else alphas[0]
         stride = self.num_train_timesteps // num_inference_steps
         steps = []
-        for t in trained_timesteps(
-            self.timestep_spacing, num_inference_steps, self.num_train_timesteps, self.steps_offset
-        ):
+        for t in self.spaced(num_inference_steps, alphas):
             previous = alphas[t - stride] if t >= stride else final
             steps.append(self._step(t, alphas[t], previous, eta))
         return Plan(steps=tuple(steps), bound=self.bound())
@@ -37,4 +33,10 @@ class DDIMScheduler(SampleBounds, NoiseSchedule):
         std = eta * max(variance, 0.0) ** 0.5
         clean, noise = predictions(self.prediction_type, alpha**0.5, (1 - alpha) ** 0.5)
         update = PREDICTION * previous**0.5 + noise * max(1 - previous - std**2, 0.0) ** 0.5
-        return Step(timestep=timestep, prediction=clean, update=update + Weights(noise=std) if eta > 0 else update)
+        return Step(
+            timestep=timestep,
+            signal=alpha**0.5,
+            noise=(1 - alpha) ** 0.5,
+            prediction=clean,
+            update=update + Weights(noise=std) if eta > 0 else update,
+        )

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from runtime.checks import shown
 from runtime.diffusion.schedulers.bounds import SampleBounds
-from runtime.diffusion.schedulers.noise_schedule import NoiseSchedule, check_descending, trained_timesteps
+from runtime.diffusion.schedulers.noise_schedule import SpacedSchedule, check_descending
 from runtime.diffusion.schedulers.plan import PREDICTION, SAMPLE, Plan, Step, Weights
 from runtime.diffusion.schedulers.predictions import predictions
 from runtime.errors import InputError
@@ -13,7 +14,7 @@ VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DDPMScheduler(SampleBounds, NoiseSchedule):
+class DDPMScheduler(SampleBounds, SpacedSchedule):
     """Fields and defaults of diffusers' DDPMScheduler."""
 
     more_beta_schedules = ("laplace", "sigmoid")
@@ -21,8 +22,6 @@ class DDPMScheduler(SampleBounds, NoiseSchedule):
     variance_type: str = "fixed_small"
     clip_sample: bool = True
     prediction_type: str = "epsilon"
-    timestep_spacing: str = "leading"
-    steps_offset: int = 0
     rescale_betas_zero_snr: bool = False
 
     def plan(self, num_inference_steps: int | None, *, timesteps: Sequence[float] | None = None) -> Plan:
@@ -31,16 +30,14 @@ class DDPMScheduler(SampleBounds, NoiseSchedule):
             raise InputError("variance_type fixed_large_log is not a number where noise is added: take fixed_large")
         if self.variance_type not in VARIANCES:
             raise InputError(
-                f"variance_type {self.variance_type!r} needs a model that predicts its variance, which this one does "
-                f"not: {', '.join(VARIANCES)}"
+                f"variance_type {shown(self.variance_type)} needs a model that predicts its variance, which this one "
+                f"does not: {', '.join(VARIANCES)}"
             )
         alphas = self.alphas(rescale=self.rescale_betas_zero_snr).tolist()
         if timesteps is not None:
-            whole = check_descending(timesteps, self.num_train_timesteps)
+            whole = check_descending(timesteps, self.known(alphas))
         else:
-            whole = trained_timesteps(
-                self.timestep_spacing, num_inference_steps or 0, self.num_train_timesteps, self.steps_offset
-            )
+            whole = self.spaced(num_inference_steps or 1, alphas)
         previous = [*(alphas[t] for t in whole[1:]), 1.0]
         steps = [self._step(t, alphas[t], before) for t, before in zip(whole, previous, strict=True)]
         return Plan(steps=tuple(steps), bound=self.bound())
@@ -55,4 +52,4 @@ class DDPMScheduler(SampleBounds, NoiseSchedule):
             variance = beta if self.variance_type == "fixed_large" else small  # the log form is the same number
             update = update + Weights(noise=variance**0.5)
         clean, _ = predictions(self.prediction_type, alpha**0.5, (1 - alpha) ** 0.5)
-        return Step(timestep=timestep, prediction=clean, update=update)
+        return Step(timestep=timestep, signal=alpha**0.5, noise=(1 - alpha) ** 0.5, prediction=clean, update=update)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.polynomial import Polynomial
 
+from runtime.checks import shown
 from runtime.diffusion.schedulers.log_snr import Level, LogSNRSpace, told
 from runtime.diffusion.schedulers.plan import SAMPLE, Plan, Weights, past
 from runtime.diffusion.schedulers.sigmas import at_timesteps, closed, training_sigmas
@@ -48,11 +49,10 @@ class DEISMultistepScheduler(LogSNRSpace):
         return clean, self.remainder(clean, level)
 
     def _check(self) -> None:
-        self.check_order()
         if self.algorithm_type not in ("deis", "dpmsolver", "dpmsolver++"):
-            raise InputError(f"unknown algorithm_type {self.algorithm_type!r}: deis")
+            raise InputError(f"unknown algorithm_type {shown(self.algorithm_type)}: deis")
         if self.solver_type not in ("logrho", "midpoint", "heun", "bh1", "bh2"):
-            raise InputError(f"unknown solver_type {self.solver_type!r}: logrho")
+            raise InputError(f"unknown solver_type {shown(self.solver_type)}: logrho")
 
     def _order(self, i: int, count: int) -> int:
         order = min(self.solver_order, i + 1, 3)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from runtime.checks import shown
 from runtime.diffusion.schedulers.log_snr import Level, LogSNRSpace
 from runtime.diffusion.schedulers.noise_schedule import Floats
 from runtime.diffusion.schedulers.plan import Weights
@@ -15,14 +16,14 @@ _OTHER_SOLVERS = ("logrho", "bh1", "bh2")  # of DEIS and UniPC, whose configs ar
 
 
 class Exponential(NamedTuple):
-    """What multiplies the sample, the value D0, the first difference (midpoint's or in full), the second, the noise."""
+    """The coefficients of one step, in the names of the papers: of the sample, the differences D0 to D2, and noise."""
 
-    base: float
-    d0: float
-    half: float
-    d1: float
-    d2: float
-    noise: Weights
+    base: float  # of the sample
+    d0: float  # of what the model says at the start of the step
+    half: float  # of the first difference, as the midpoint solver takes it
+    d1: float  # of the first difference, as Heun's does
+    d2: float  # of the second difference
+    noise: Weights  # fresh noise, which the SDE solvers add
 
 
 def exponential(algorithm: str, start: Level, end: Level) -> Exponential:
@@ -49,7 +50,7 @@ def exponential(algorithm: str, start: Level, end: Level) -> Exponential:
 
 @dataclass(frozen=True, kw_only=True)
 class DPMSolver(LogSNRSpace):
-    """Config fields that the multistep and the singlestep solver share."""
+    """The config fields that the multistep and the singlestep solver share, and the checks of them."""
 
     algorithm_type: str = "dpmsolver++"
     solver_type: str = "midpoint"
@@ -61,12 +62,12 @@ class DPMSolver(LogSNRSpace):
         """Algorithm and solver, checked; names that belong to kindred schedulers stand for the nearest here."""
         if self.variance_type in ("learned", "learned_range"):
             raise InputError(
-                f"variance_type {self.variance_type!r} needs a model that predicts its variance; this one does not"
+                f"variance_type {shown(self.variance_type)} needs a model that predicts its variance; this one does not"
             )
         if self.algorithm_type not in (*known, "deis"):
-            raise InputError(f"unknown algorithm_type {self.algorithm_type!r}: {', '.join(known)}")
+            raise InputError(f"unknown algorithm_type {shown(self.algorithm_type)}: {', '.join(known)}")
         if self.solver_type not in ("midpoint", "heun", *_OTHER_SOLVERS):
-            raise InputError(f"unknown solver_type {self.solver_type!r}: midpoint or heun")
+            raise InputError(f"unknown solver_type {shown(self.solver_type)}: midpoint or heun")
         if self.final_sigmas_type == "zero" and not self.algorithm_type.endswith("++"):
             raise InputError(f"algorithm_type {self.algorithm_type} cannot end at 0: set final_sigmas_type sigma_min")
         algorithm = "dpmsolver++" if self.algorithm_type == "deis" else self.algorithm_type

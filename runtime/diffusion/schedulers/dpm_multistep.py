@@ -25,7 +25,6 @@ class DPMSolverMultistepScheduler(DPMSolver):
     def plan(self, num_inference_steps: int | None, *, timesteps: Sequence[float] | None = None) -> Plan:
         """Algorithm 2 of arXiv:2211.01095 and its kin. The SDE ones draw noise at every step."""
         algorithm, solver = self.kind("dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++")
-        self.check_order()
         alphas = self.alphas(rescale=self.rescale_betas_zero_snr, floor=ZERO_SNR_ALPHA)
         table = training_sigmas(alphas)
         if timesteps is None:

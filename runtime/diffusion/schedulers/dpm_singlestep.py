@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from runtime.checks import integer
 from runtime.diffusion.schedulers.dpm import DPMSolver, exponential
 from runtime.diffusion.schedulers.log_snr import Level, told
 from runtime.diffusion.schedulers.noise_schedule import Doubles, Floats
@@ -25,7 +26,7 @@ class DPMSolverSinglestepScheduler(DPMSolver):
     def plan(self, num_inference_steps: int | None, *, timesteps: Sequence[float] | None = None) -> Plan:
         """Algorithms 1 and 2 of the paper and their ++ and SDE kin. The SDE one draws noise at every call."""
         algorithm, solver = self.kind("dpmsolver", "dpmsolver++", "sde-dpmsolver++")
-        self.check_order(3)
+        integer("solver_order", self.solver_order, 1, 3)
         if self.thresholding and algorithm == "dpmsolver":
             raise InputError("thresholding needs dpmsolver++: the reference fails with dpmsolver")
         self.refuse_own(timesteps)

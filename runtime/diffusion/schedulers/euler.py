@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from runtime.checks import shown
 from runtime.diffusion.schedulers.noise_schedule import ZERO_SNR_ALPHA, Doubles, Floats, linspace
 from runtime.diffusion.schedulers.plan import SAMPLE, Plan, Step, Weights
 from runtime.diffusion.schedulers.predictions import model_scale, sigma_prediction, slope
@@ -60,6 +61,7 @@ class EulerDiscreteScheduler(SigmaSpace):
             steps.append(
                 Step(
                     timestep=t,
+                    noise=sigma,
                     input_scale=model_scale(sigma),
                     prediction=sigma_prediction(prediction_type, sigma),
                     update=SAMPLE + slope(sigma) * (following - sigma),
@@ -73,7 +75,7 @@ class EulerDiscreteScheduler(SigmaSpace):
         if self.interpolation_type == "linear":
             return self.levels(timesteps, table)
         if self.interpolation_type != "log_linear":
-            raise InputError(f"unknown interpolation_type {self.interpolation_type!r}: linear or log_linear")
+            raise InputError(f"unknown interpolation_type {shown(self.interpolation_type)}: linear or log_linear")
         ends = np.log(table[-1]), np.log(table[0])
         sigmas = np.exp(linspace(float(ends[0]), float(ends[1]), len(timesteps) + 1)).astype(np.float64)
         spacing = self.spacing()
@@ -101,6 +103,7 @@ class EulerAncestralDiscreteScheduler(SigmaSpace):
             steps.append(
                 Step(
                     timestep=t,
+                    noise=sigma,
                     input_scale=model_scale(sigma),
                     prediction=sigma_prediction(self.prediction_type, sigma, has_sample=False),
                     update=SAMPLE + slope(sigma) * (down - sigma) + Weights(noise=up),

@@ -38,6 +38,7 @@ class HeunDiscreteScheduler(Clipping, SigmaSpace):
             steps.append(
                 Step(
                     timestep=float(t),
+                    noise=sigma,
                     input_scale=model_scale(sigma),
                     prediction=sigma_prediction(self.prediction_type, sigma),
                     entry=slope(sigma),

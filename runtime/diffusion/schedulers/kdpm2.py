@@ -48,6 +48,7 @@ class KDPM2DiscreteScheduler(SigmaSpace):
         update = SAMPLE + slope(sigma) * (middle - start) if first else SAVED + slope(sigma) * (end - start)
         return Step(
             timestep=timestep,
+            noise=sigma,
             input_scale=model_scale(sigma),
             prediction=sigma_prediction(self.prediction_type, sigma, has_sample=False),
             update=update if first else update + Weights(noise=noise),

@@ -35,10 +35,8 @@ class LCMScheduler(SampleBounds, NoiseSchedule):
                 f"{self.num_train_timesteps}"
             )
         alphas = self.alphas(rescale=self.rescale_betas_zero_snr).tolist()
-        if timesteps is not None:
-            whole = check_descending(timesteps, self.num_train_timesteps)
-        else:
-            whole = self._distilled(num_inference_steps or 1)
+        told = self._distilled(num_inference_steps or 1) if timesteps is None else timesteps
+        whole = check_descending(told, self.known(alphas))
         steps = [self._step(t, after, alphas) for t, after in zip(whole, [*whole[1:], None], strict=True)]
         return Plan(steps=tuple(steps), bound=self.bound())
 
@@ -59,4 +57,4 @@ class LCMScheduler(SampleBounds, NoiseSchedule):
         if following is not None:
             after = alphas[following]
             update = update * after**0.5 + Weights(noise=(1 - after) ** 0.5)
-        return Step(timestep=timestep, prediction=clean, update=update)
+        return Step(timestep=timestep, signal=alpha**0.5, noise=(1 - alpha) ** 0.5, prediction=clean, update=update)

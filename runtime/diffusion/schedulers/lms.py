@@ -41,6 +41,7 @@ class LMSDiscreteScheduler(SigmaSpace):
             update = update + past(place) * coefficient
         return Step(
             timestep=timestep,
+            noise=sigma,
             input_scale=model_scale(sigma),
             prediction=sigma_prediction(self.prediction_type, sigma),
             entry=slope(sigma),

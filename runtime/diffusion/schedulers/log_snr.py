@@ -27,7 +27,7 @@ class Level(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class LogSNRSpace(Thresholding, spacings.SigmaSpacing):
-    """Config fields that these solvers share."""
+    """The config fields that DPM-Solver, DEIS and UniPC share, and how they lay out timesteps and noise levels."""
 
     solver_order: int = 2
     prediction_type: str = "epsilon"
@@ -35,11 +35,6 @@ class LogSNRSpace(Thresholding, spacings.SigmaSpacing):
     flow_shift: float = 1.0
     timestep_spacing: str = "linspace"
     steps_offset: int = 0
-
-    def check_order(self, highest: int | None = None) -> None:
-        """Raise InputError unless solver_order is one that the solver has."""
-        if self.solver_order < 1 or (highest is not None and self.solver_order > highest):
-            raise InputError(f"solver_order has to be 1 to {highest or 'any'}, got {self.solver_order}")
 
     def spaced(self, count: int, last: int | None = None) -> Doubles:
         """Whole timesteps by the config's spacing, from the first `last` training steps."""
@@ -103,10 +98,18 @@ class LogSNRSpace(Thresholding, spacings.SigmaSpacing):
             entry = self.remainder(PREDICTION, level)
         else:
             entry = noise
-        return Step(timestep=timestep, prediction=predicted, entry=entry, update=update, save=save)
+        return Step(
+            timestep=timestep,
+            signal=level.a,
+            noise=level.b,
+            prediction=predicted,
+            entry=entry,
+            update=update,
+            save=save,
+        )
 
     def whole(self, steps: list[Step], sigmas: Floats) -> Plan:
-        """The plan of those steps."""
+        """The plan of those steps, with the noise levels of each and of where the last one arrives."""
         return Plan(steps=tuple(steps), bound=self.bound(), sigmas=tuple(map(float, sigmas)))
 
 

@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from runtime.checks import shown
 from runtime.errors import InputError
 
 Floats = npt.NDArray[np.float32]
@@ -38,7 +39,9 @@ class NoiseSchedule:
         """
         known = ("linear", "scaled_linear", "squaredcos_cap_v2", *self.more_beta_schedules)
         if self.trained_betas is None and self.beta_schedule not in known:
-            raise InputError(f"unknown beta_schedule {self.beta_schedule!r}: {', '.join(known)}")
+            raise InputError(f"unknown beta_schedule {shown(self.beta_schedule)}: {', '.join(known)}")
+        if self.trained_betas is not None and not len(self.trained_betas):
+            raise InputError("trained_betas is an empty list")
         betas = make_betas(
             self.beta_schedule, self.beta_start, self.beta_end, self.num_train_timesteps, self.trained_betas
         )
@@ -46,6 +49,39 @@ class NoiseSchedule:
         if rescale and floor is not None:
             alphas[-1] = floor
         return alphas
+
+    def known(self, alphas: Sequence[float]) -> int:
+        """How many timesteps can be looked up: `trained_betas` may be fewer than the training's timesteps."""
+        return min(len(alphas), self.num_train_timesteps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpacedSchedule(NoiseSchedule):
+    """Config fields of the schedulers that look up the noise of spaced timesteps."""
+
+    timestep_spacing: str = "leading"
+    steps_offset: int = 0
+
+    def spaced(self, count: int, alphas: Sequence[float]) -> list[int]:
+        """Whole timesteps by the config's spacing, from high to low, each known to the model.
+
+        Raises InputError where one is not, with the next lower number of steps that works.
+        """
+        values = self._timesteps(count)
+        known = self.known(alphas)
+        if values[-1] >= 0 and values[0] < known:
+            return values
+        fewer = (n for n in range(count - 1, 0, -1) if self._timesteps(n)[-1] >= 0 and self._timesteps(n)[0] < known)
+        works = next(fewer, 0)
+        raise InputError(
+            f"{count} steps with timestep_spacing {self.timestep_spacing} and steps_offset {self.steps_offset} reach "
+            f"timestep {values[0] if values[0] >= known else values[-1]}; the model knows 0 to {known - 1}: "
+            f"{'set another steps_offset' if not works else 'take 1 step' if works == 1 else f'take {works} steps'}"
+        )
+
+    def _timesteps(self, count: int) -> list[int]:
+        laid_out = spaced_timesteps(self.timestep_spacing, count, self.num_train_timesteps, self.steps_offset)
+        return [round(value) for value in laid_out.tolist()]
 
 
 def make_betas(
@@ -93,19 +129,7 @@ def spaced_timesteps(
         return np.linspace(0, last - 1, count)[::-1][:steps]
     if spacing == "trailing":
         return np.round(np.arange(last, 0, -train_steps / steps)) - 1
-    raise InputError(f"unknown timestep_spacing {spacing!r}: leading, linspace or trailing")
-
-
-def trained_timesteps(spacing: str, steps: int, train_steps: int, offset: int) -> list[int]:
-    """Spaced timesteps for schedulers that look them up: whole, and known to the model."""
-    values = [round(value) for value in spaced_timesteps(spacing, steps, train_steps, offset).tolist()]
-    if values[0] >= train_steps or values[-1] < 0:
-        raise InputError(
-            f"{steps} steps with timestep_spacing {spacing} and steps_offset {offset} reach timestep "
-            f"{values[0] if values[0] >= train_steps else values[-1]}; the model knows 0 to {train_steps - 1}: "
-            f"take another number of steps"
-        )
-    return values
+    raise InputError(f"unknown timestep_spacing {shown(spacing)}: leading, linspace or trailing")
 
 
 def check_descending(timesteps: Sequence[float], train_steps: int) -> list[int]:

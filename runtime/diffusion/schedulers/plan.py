@@ -10,6 +10,8 @@ import numpy as np
 
 from runtime.backends.device import Array
 
+_LARGEST = float(np.finfo(np.float32).max)
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -76,6 +78,8 @@ class Step:
     """One model call and the update after it. All coefficients are host floats, known before the loop."""
 
     timestep: float  # what the model is told
+    signal: float = 1.0  # at this timestep the forward process gives signal * clean sample + noise * normals
+    noise: float = 0.0
     input_scale: float = 1.0  # the model sees input_scale * sample
     prediction: Weights = Weights()  # the clean sample, from sample and output; bounded if the plan says so
     entry: Weights | None = None  # what joins the history, from sample, output and prediction
@@ -94,9 +98,10 @@ class Step:
         )
 
     def is_finite(self) -> bool:
-        """Whether every coefficient is a number."""
+        """Whether every coefficient is a number that float32 holds. Raises TypeError for a complex one."""
         rows = (self.prediction, self.entry or Weights(), self.update, self.save or Weights())
-        return all(math.isfinite(w) for w in (self.timestep, self.input_scale, *(w for row in rows for w in row)))
+        single = (self.timestep, self.signal, self.noise, self.input_scale)
+        return _finite(*single, *(w for row in rows for w in row))
 
 
 @dataclass(frozen=True)
@@ -142,14 +147,25 @@ class Plan:
         """An equal plan with predictions written out where no bound stands in between."""
         return self if self.bound else replace(self, steps=tuple(step.inlined() for step in self.steps))
 
+    def first_not_finite(self) -> int | None:
+        """The first step, counted from 1, that is not finite, or whose noise is not; None where all are."""
+        if not _finite(self.init_noise_sigma, *self.sigmas):
+            return 1
+        return next((i for i, step in enumerate(self.steps, start=1) if not step.is_finite()), None)
+
     def completed(self, call: int) -> int | None:
         """The user's step that model call number `call` completes, for progress and callbacks; None inside one.
 
-        The reference's rule: calls that come before the last `num_inference_steps * order` are a warm-up, untold.
+        This is the reference's rule: all calls but the last `num_inference_steps * order` are a warm-up, which is not
+        told to anyone.
         """
         warmup = len(self.steps) - (self.num_inference_steps or len(self.steps)) * self.order
         told = call == len(self.steps) - 1 or (call + 1 > warmup and (call + 1) % self.order == 0)
         return call // self.order if told else None
+
+
+def _finite(*values: float) -> bool:
+    return all(math.isfinite(value) and abs(value) <= _LARGEST for value in values)
 
 
 @dataclass(frozen=True)

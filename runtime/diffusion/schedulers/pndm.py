@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from runtime.checks import shown
 from runtime.diffusion.schedulers.noise_schedule import Floats, NoiseSchedule, spaced_timesteps
 from runtime.diffusion.schedulers.plan import OUTPUT, SAMPLE, SAVED, Plan, Step, Weights, past
 from runtime.errors import InputError
@@ -81,16 +82,26 @@ class PNDMScheduler(NoiseSchedule):
     ) -> Step:
         """Equation 9 of the paper from `timestep` to `previous`; `outputs` are weights over the model's outputs."""
         if not 0 <= timestep < len(alphas) or previous >= len(alphas):
-            raise InputError(f"timestep {max(timestep, previous)} is outside of 0 to {len(alphas) - 1}")
+            raise InputError(
+                f"timestep {max(timestep, previous)} is outside of 0 to {len(alphas) - 1}: take fewer steps"
+            )
         alpha = float(alphas[timestep])
         before = float(alphas[previous] if previous >= 0 else 1.0 if self.set_alpha_to_one else alphas[0])
         if self.prediction_type == "v_prediction":
             outputs = outputs * alpha**0.5 + start * (1 - alpha) ** 0.5
         elif self.prediction_type != "epsilon":
-            raise InputError(f"unknown prediction_type {self.prediction_type!r}: epsilon or v_prediction")
+            raise InputError(f"unknown prediction_type {shown(self.prediction_type)}: epsilon or v_prediction")
         denominator = alpha * (1 - before) ** 0.5 + (alpha * (1 - alpha) * before) ** 0.5
         update = start * (before / alpha) ** 0.5 - outputs * ((before - alpha) / denominator)
-        return Step(timestep=told, entry=OUTPUT if enters else None, update=update, save=save)
+        here = float(alphas[told])
+        return Step(
+            timestep=told,
+            signal=here**0.5,
+            noise=(1 - here) ** 0.5,
+            entry=OUTPUT if enters else None,
+            update=update,
+            save=save,
+        )
 
 
 def _spread(values: tuple[float, ...], places: "list[int] | range") -> Weights:

@@ -4,6 +4,7 @@ Two coordinates: a forward process x = a x0 + b epsilon, and the sigma space of 
 x = x0 + sigma epsilon, where the model is shown x / sqrt(sigma^2 + 1).
 """
 
+from runtime.checks import shown
 from runtime.diffusion.schedulers.plan import OUTPUT, PREDICTION, SAMPLE, Weights
 from runtime.errors import InputError
 
@@ -18,7 +19,7 @@ def predictions(prediction_type: str, a: float, b: float) -> tuple[Weights, Weig
         return OUTPUT, Weights(sample=1 / b, output=-a / b)
     if prediction_type == "v_prediction":
         return Weights(sample=a, output=-b), Weights(sample=b, output=a)
-    raise InputError(f"unknown prediction_type {prediction_type!r}: epsilon, sample or v_prediction")
+    raise InputError(f"unknown prediction_type {shown(prediction_type)}: epsilon, sample or v_prediction")
 
 
 def sigma_prediction(prediction_type: str, sigma: float, *, has_sample: bool = True) -> Weights:
@@ -30,7 +31,7 @@ def sigma_prediction(prediction_type: str, sigma: float, *, has_sample: bool = T
     if prediction_type == "sample" and has_sample:
         return OUTPUT
     known = "epsilon, sample or v_prediction" if has_sample else "epsilon or v_prediction"
-    raise InputError(f"prediction_type {prediction_type!r} is not one that this scheduler knows: {known}")
+    raise InputError(f"prediction_type {shown(prediction_type)} is not one that this scheduler knows: {known}")
 
 
 def slope(sigma: float) -> Weights:

@@ -10,19 +10,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from runtime.checks import shown
 from runtime.diffusion.schedulers.beta import symmetric_beta_ppf
 from runtime.diffusion.schedulers.noise_schedule import Doubles, Floats, NoiseSchedule, spaced_timesteps
 from runtime.errors import InputError
 
 
 def training_sigmas(alphas: Floats) -> Floats:
-    """Sigma of each training step, (num_train_timesteps,), rising."""
+    """The sigma of each training step, rising, (num_train_timesteps,)."""
     sigmas: Floats = np.sqrt((np.float32(1) - alphas) / alphas)
     return sigmas
 
 
 def at_timesteps(timesteps: Doubles, sigmas: Floats) -> Doubles:
-    """Training sigmas at timesteps that may be fractional; the ends hold beyond them."""
+    """The training sigmas at timesteps, which may be fractional. Beyond either end it is the sigma of that end."""
     return np.interp(timesteps, np.arange(len(sigmas)), sigmas)
 
 
@@ -41,37 +42,37 @@ def _to_timestep(sigma: np.float64 | np.float32, logs: Floats | Doubles) -> floa
 
 
 def karras(high: float, low: float, count: int, rho: float = 7.0) -> Doubles:
-    """Equation 5 of arXiv:2206.00364, from high to low."""
+    """`count` sigmas from high to low by equation 5 of arXiv:2206.00364."""
     ramp = np.linspace(0, 1, count)
     ends = high ** (1 / rho), low ** (1 / rho)
     return np.asarray((ends[0] + ramp * (ends[1] - ends[0])) ** rho)
 
 
 def exponential(high: float, low: float, count: int) -> Doubles:
-    """Evenly spaced in log sigma, from high to low."""
+    """`count` sigmas from high to low, evenly spaced in log sigma."""
     return np.exp(np.linspace(math.log(high), math.log(low), count))
 
 
 def beta(high: float, low: float, count: int) -> Doubles:
-    """Quantiles of the Beta(0.6, 0.6) distribution (arXiv:2407.12173), dense at both ends, from high to low."""
+    """`count` sigmas from high to low, quantiles of Beta(0.6, 0.6): dense at both ends (arXiv:2407.12173)."""
     return np.array([low + symmetric_beta_ppf(p, 0.6) * (high - low) for p in 1 - np.linspace(0, 1, count)])
 
 
 def lu(high: float, low: float, count: int) -> Doubles:
-    """Evenly spaced in lambda = -log sigma (arXiv:2206.00927), from logarithms that are float32 as the reference's."""
+    """`count` sigmas, evenly spaced in -log sigma (arXiv:2206.00927). As in the reference, its ends are float32."""
     ends = float(np.log(np.float32(high))), float(np.log(np.float32(low)))
     return np.exp(ends[0] + np.linspace(0, 1, count) * (ends[1] - ends[0]))
 
 
 def flow(count: int, train_steps: int, shift: float) -> Doubles:
-    """Rectified-flow times shifted towards noise (arXiv:2403.03206), from high to low; the last, 0, is left out."""
+    """`count` times of a rectified flow, shifted towards noise (arXiv:2403.03206), from high to low and without 0."""
     sigmas = 1.0 - np.linspace(1, 1 / train_steps, count + 1)
     return (shift * sigmas / (1 + (shift - 1) * sigmas))[::-1][:-1].copy()
 
 
 @dataclass(frozen=True, kw_only=True)
 class SigmaSpacing(NoiseSchedule):
-    """Config fields of schedulers that can lay out their own sigmas. sigma_min and sigma_max None is the model's range.
+    """Config fields of schedulers that can lay out their own sigmas, by default over the model's whole range.
 
     The reference reads sigma_min and sigma_max from the config of every such class, also where its signature has none.
     """
@@ -123,20 +124,20 @@ class SigmaSpace(SigmaSpacing):
         return to_timesteps(sigmas, table), sigmas
 
     def init_noise_sigma(self, sigmas: Floats) -> float:
-        """The scale of the first noise."""
+        """What the first noise, standard normals, is multiplied by."""
         top = sigmas.max()
         return float(top if self.timestep_spacing in ("linspace", "trailing") else np.sqrt(top**2 + np.float32(1)))
 
 
 def closed(sigmas: Doubles, last: float = 0.0) -> Floats:
-    """Sigmas with the one that the last step arrives at, float32."""
+    """The sigmas of the steps, and after them the one that the last step arrives at; float32."""
     return np.append(sigmas, last).astype(np.float32)
 
 
 def final_sigma(kind: str, lowest: float) -> float:
     """The sigma that the last step arrives at."""
     if kind not in ("zero", "sigma_min"):
-        raise InputError(f"unknown final_sigmas_type {kind!r}: zero or sigma_min")
+        raise InputError(f"unknown final_sigmas_type {shown(kind)}: zero or sigma_min")
     return lowest if kind == "sigma_min" else 0.0
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from runtime.checks import shown
 from runtime.diffusion.schedulers.log_snr import Level, LogSNRSpace, told
 from runtime.diffusion.schedulers.noise_schedule import ZERO_SNR_ALPHA, Doubles, Floats
 from runtime.diffusion.schedulers.plan import SAMPLE, SAVED, Bound, Plan, Weights, past
@@ -51,9 +52,8 @@ class UniPCMultistepScheduler(LogSNRSpace):
         return super().bound() if self.predict_x0 else Bound()
 
     def _check(self, own: Sequence[float] | None) -> None:
-        self.check_order()
         if self.solver_type not in ("bh1", "bh2", "midpoint", "heun", "logrho"):
-            raise InputError(f"unknown solver_type {self.solver_type!r}: bh1 or bh2")
+            raise InputError(f"unknown solver_type {shown(self.solver_type)}: bh1 or bh2")
         if self.solver_p is not None:
             raise InputError("solver_p, another scheduler as the predictor, is not supported")
         if self.use_dynamic_shifting:
