@@ -17,7 +17,8 @@ from export.components import COMPONENTS
 from export.demo import write_checkpoint
 from export.onnx import export_onnx
 from export.parity import relative_error
-from runtime.backends.engine import Array, Engine, load_engine
+from runtime.backends.device import Array
+from runtime.backends.engine import Engine, load_engine
 from runtime.text.conditioning import PromptEncoder
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from bench.contenders import Contender, Ours, Reference, Setting, round_trips
 from bench.figures import confusions_line, frechet_distance, percent, recognition
 from bench.judge import Floats, load_judge
+from bench.sound_makers import OurSounds, ReferenceSounds, Setting, SoundMaker, round_trips
 from bench.sounds import real_clips
 from export.demo.sounds import CLASSES, SAMPLE_RATE_HZ
 from runtime.errors import InputError
@@ -38,10 +38,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             print(HEADING)
             rows = [panel.real(), *(panel.judged(name, audios, rate_hz) for name, audios in trips)]
         else:
-            panel.clap = ours = stack.enter_context(closing(Ours(options.engines)))
-            contenders: dict[str, Contender] = {"ours": ours}
+            panel.clap = ours = stack.enter_context(closing(OurSounds(options.engines)))
+            contenders: dict[str, SoundMaker] = {"ours": ours}
             if options.reference:
-                contenders["diffusers"] = Reference(options.reference)
+                contenders["diffusers"] = ReferenceSounds(options.reference)
             print(HEADING)
             rows = [panel.real()]
             for setting in SWEEP if options.sweep else (own,):
@@ -78,7 +78,7 @@ class Panel:
         clips = real_clips(classes, 2 * per_class, seed, seconds)
         half = np.arange(len(clips.names)) % (2 * per_class) < per_class
         self.classes, self.captioned, others = classes, clips.taken(half), clips.taken(~half)
-        self.clap: Ours | None = None
+        self.clap: OurSounds | None = None
         self._judge, self._seconds = load_judge(), seconds
         self._seeds = [seed * len(self.captioned.names) + i for i in range(len(self.captioned.names))]
         self._features = self._judge.features(others.audios, SAMPLE_RATE_HZ)
@@ -87,7 +87,7 @@ class Panel:
         """The real sounds' own row: the judge's ceiling, and the distance of one half to the other."""
         return self.judged("real sounds", self.captioned.audios, SAMPLE_RATE_HZ)
 
-    def contest(self, name: str, contender: Contender, setting: Setting) -> dict[str, Any]:
+    def contest(self, name: str, contender: SoundMaker, setting: Setting) -> dict[str, Any]:
         """The row of a contender at a setting."""
         start = time.perf_counter()
         audios = contender.render(self.captioned.captions, self._seeds, self._seconds, setting)

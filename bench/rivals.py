@@ -42,8 +42,14 @@ def load_reference(folder: Path, dtype: str, device: str) -> Any:
     return pipeline
 
 
+def weight_bytes(checkpoint: Path) -> int:
+    """Size on disk of a checkpoint's weights."""
+    files = (file for suffix in ("safetensors", "bin") for file in checkpoint.rglob(f"*.{suffix}"))
+    return sum(file.stat().st_size for file in files)
+
+
 def matmul_flops(dtype: str, device: str, size: int, runs: int, warmup: int) -> float:
-    """Operations a second of a product of square matrices, of one of torch's dtypes by name."""
+    """Operations a second in products of square matrices with `size` rows. `dtype` is torch's name."""
     import torch
 
     if dtype == "int8":

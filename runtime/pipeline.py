@@ -20,7 +20,7 @@ from runtime.diffusion.schedulers import Plan, make_plan
 from runtime.errors import MissingDependencyError, NumericsError
 from runtime.memory import check_memory
 from runtime.request import Request, check_request
-from runtime.sound.scoring import cosine_scores, log_mels
+from runtime.sound.scoring import clap_scores
 from runtime.sound.vocode import vocode
 from runtime.text.conditioning import Conditioning, PromptEncoder, TextTokenizer
 from runtime.text.speech import VitsTokenizer
@@ -196,6 +196,11 @@ class AudioLDM2Pipeline:
             return self._finished(self._encoder.generate(xp.asarray(embeds), xp.asarray(mask), new_tokens))
 
     @property
+    def engines(self) -> OpenEngines:
+        """The engines that calls run: a caller may load them ahead, or intercept their runs to record or time them."""
+        return self._engines
+
+    @property
     def label(self) -> str:
         """What runs the engines, such as "openvino bf16"."""
         return self._engines["unet"].label
@@ -246,9 +251,8 @@ class AudioLDM2Pipeline:
         """CLAP scores, (rows,), and the order that puts each prompt's best first."""
         count = request.num_waveforms_per_prompt
         texts = np.repeat(self._finished(self._encoder.text_embeds(list(request.prompts or ()))), count, axis=0)
-        features = log_mels(audios, self._audio.sample_rate_hz, self._bundle.manifest.feature_extractor)
-        outputs = self._engines["audio_encoder"].run({"input_features": self._device.xp.asarray(features)})
-        scores = cosine_scores(texts, self._finished(self._device.watch("audio_encoder", outputs["audio_embeds"])))
+        rate_hz, extractor = self._audio.sample_rate_hz, self._bundle.manifest.feature_extractor
+        scores = clap_scores(self._engines["audio_encoder"], texts, audios, rate_hz, extractor, self._device)
         best = np.argsort(-scores.reshape(-1, count), axis=1, kind="stable")
         return scores, (best + np.arange(len(best))[:, None] * count).reshape(-1).tolist()
 

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from bench.latency.figures import add_figures, plot_stages, table
-from bench.latency.plan import EXACT, OURS, Plan, check, has_base_size, prepare, weight_bytes
+from bench.latency.plan import EXACT, OURS, Plan, check, has_base_size, prepare
 from bench.processes import ProcessError, Worker
 from bench.report import spread
-from bench.rivals import compare
+from bench.rivals import compare, weight_bytes
 from runtime.backends.host_memory import free_memory_bytes
 
 CEILING = "ceiling"
+LONGEST_PRODUCT_S = 2.0  # of matrices, for the ceiling
 SETTLE_S = 0.5  # idle threads of whoever ran before spin for up to 0.2 s
 WARMUP = 1  # rounds, after the cold call
 STARTS, START_STEPS = 3, 20
@@ -106,11 +107,12 @@ def small_starts(plan: Plan, count: int) -> dict[str, float]:
 def contest(plan: Plan, options: argparse.Namespace) -> tuple[list[Row], list[Row]]:
     """A row of each contender and size of batch, and the ceilings of each group."""
     rows: list[Row] = [{"name": name, "batch": 1, "failed": error} for name, error in plan.failed.items()]
-    pending, ceilings = [name for name in plan.names if name not in plan.failed], []
+    pending = [name for name in plan.names if name not in plan.failed]
+    ceilings: list[Row] = []
     needed = NEED * weight_bytes(plan.checkpoint)
     while pending:
         with ExitStack() as stack:
-            case = {"device": plan.device, "precisions": ["fp32", plan.half, "int8"]}
+            case = {"device": plan.device, "precisions": ["fp32", plan.half, "int8"], "longest_s": LONGEST_PRODUCT_S}
             ceiling = Worker("bench.latency.ceiling", case, plan.work / "ceiling.log")
             stack.callback(ceiling.close)
             group: list[Entry] = []

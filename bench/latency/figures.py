@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from bench.latency.contenders import TEXT
+from bench.latency.pipelines import TEXT
 from bench.rivals import DECODE_FLOP, UNET_FLOP
 
 Row = dict[str, Any]

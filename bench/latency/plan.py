@@ -86,7 +86,7 @@ class Plan:
         common = {"ours": name in OURS, "device": self.device, "latents": latent_shape(self.checkpoint)}
         if name in OURS:
             return {**common, **OURS[name]._asdict(), "engines": str(self.bundles[name])}
-        precision = RIVALS[name] and RIVALS[name].replace("half", self.half)
+        precision = self.half if RIVALS[name] == "half" else RIVALS[name]
         swapped = self.swapped if name == SWAPPED else None
         compiled = str(self.work / "inductor") if name == "diffusers-compile" else None
         extras = {"swapped": swapped, "compiled": compiled}
@@ -169,9 +169,3 @@ def has_base_size(checkpoint: Path) -> bool:
     configs = {part: json.loads((checkpoint / part / "config.json").read_text()) for part in ("unet", "vae", "vocoder")}
     alike = all(configs[part].get(key) == value for part in configs for key, value in BASE[part].items())
     return alike and latent_shape(checkpoint) == BASE_LATENTS
-
-
-def weight_bytes(checkpoint: Path) -> int:
-    """Size of the weights on disk."""
-    files = (file for suffix in ("safetensors", "bin") for file in checkpoint.rglob(f"*.{suffix}"))
-    return sum(file.stat().st_size for file in files)

@@ -49,7 +49,7 @@ def load(checkpoint: Path, folder: Path) -> Any:
     def swapped(name: str, part: type[_Swapped]) -> _Swapped:
         return part(core.compile_model(folder / f"{name}.xml", "CPU"), _config(checkpoint / name))
 
-    pipe = AudioLDM2Pipeline(
+    pipe: Any = AudioLDM2Pipeline(
         **{name: swapped(name, part) for name, part in SWAPPED.items()},
         tokenizer=AutoTokenizer.from_pretrained(checkpoint / "tokenizer"),
         tokenizer_2=AutoTokenizer.from_pretrained(checkpoint / "tokenizer_2"),

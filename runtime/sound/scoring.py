@@ -4,10 +4,25 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
+from runtime.backends.device import Device
+from runtime.backends.engine import Engine
 from runtime.bundle.manifest import FeatureExtractorSpec
 from runtime.sound.mel import mel_filters
 
 Floats = npt.NDArray[np.float32]
+
+
+def clap_scores(
+    encoder: Engine, texts: Floats, audios: Floats, sample_rate_hz: int, spec: FeatureExtractorSpec, device: Device
+) -> Floats:
+    """How well each waveform of (rows, samples) fits its own text of (rows, width): CLAP's cosine similarity, (rows,).
+
+    `encoder` is CLAP's audio tower on `device`, `texts` are the text tower's embeddings. Raises NumericsError for NaN.
+    """
+    outputs = encoder.run({"input_features": device.xp.asarray(log_mels(audios, sample_rate_hz, spec))})
+    heard = device.to_host(device.watch("audio_encoder", outputs["audio_embeds"]))
+    device.verify()
+    return cosine_scores(texts, heard)
 
 
 def log_mels(audios: Floats, sample_rate_hz: int, spec: FeatureExtractorSpec) -> Floats:
