@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bench.judge import Floats
 from export.demo.sounds import draw, generator
+
+Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
