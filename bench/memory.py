@@ -72,7 +72,10 @@ def _arguments(case: Case) -> dict[str, Any]:
 
 
 def _measure(case: Case) -> dict[str, float | str]:
-    """Make one sound; resident memory of this process, highest and after the call. Mapped weights count."""
+    """Make one sound: the highest resident memory of this process, and what it has after the call.
+
+    Weights that are mapped from files count.
+    """
     start = time.perf_counter()
     if case["name"] == REFERENCE:
         reference = load_reference(Path(case["checkpoint"]), "float32", "cpu")  # kept until the end, as ours is

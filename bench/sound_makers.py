@@ -82,7 +82,7 @@ class OurSounds:
         return np.concatenate(parts)
 
     def clap_scores(self, captions: Sequence[str], audios: Floats, sample_rate_hz: int) -> Floats:
-        """Cosine similarity, (rows,), of each waveform of (rows, samples) with its caption, as ranking has it."""
+        """CLAP's score, (rows,), of each waveform of (rows, samples) with its caption, as the pipeline ranks by it."""
         scores = []
         with self._device.active():
             for first in range(0, len(captions), ROWS):
@@ -129,9 +129,9 @@ class ReferenceSounds:
 
 @torch.no_grad()
 def round_trips(checkpoint: Path, audios: Floats) -> tuple[int, Iterator[tuple[str, Floats]]]:
-    """Real sounds (rows, samples) at 16 kHz through the vocoder alone, and through the autoencoder before it.
+    """Send real sounds of (rows, samples) at 16 kHz through the vocoder alone, then through the autoencoder and it.
 
-    Returns the sample rate, and name and waveforms of each: what fails in both is the vocoder's fault.
+    Returns the sample rate, and the name and the waveforms of each way. What fails in both is the vocoder's fault.
     """
     from diffusers import AutoencoderKL
     from transformers import SpeechT5HifiGan

@@ -1,7 +1,7 @@
 """`python -m bench.latency.child CASE`: one contender in a process of its own, for `bench.processes.Worker`.
 
-Answers once when its modules are imported, once when it is open, then one call for each request: `steps`, `batch` and
-`save`, a file for the waveforms or null.
+It answers when its modules are imported, again when it is open, and then makes a call for each request. A request has
+`steps`, `batch` and `save`: a file for the waveforms, or null.
 """
 
 import json
@@ -22,7 +22,7 @@ from runtime.sound.files import write_audio
 
 
 def serve(case: dict[str, Any], requests: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The answers of a case's pipeline."""
+    """Open the pipeline of a case, and yield an answer to each request."""
     import_for(case)
     yield {}
     pipeline, given = open_pipeline(case), 0
@@ -39,7 +39,7 @@ def serve(case: dict[str, Any], requests: Iterator[dict[str, Any]]) -> Iterator[
 def call(
     pipeline: StagedPipeline, texts: list[str], latent_shape: list[int] | None, request: dict[str, Any]
 ) -> dict[str, Any]:
-    """Seconds of one call, by stage and by step, with its files written, and the process's peak memory."""
+    """Make one call and write its files: the seconds of its stages and steps, and the process's peak memory."""
     latents = None
     if latent_shape is not None:  # the same in every call and contender
         latents = np.random.default_rng(0).standard_normal((len(texts), *latent_shape), np.float32)
