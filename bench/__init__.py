@@ -1,1 +1,1 @@
-"""Benchmarks, each rival timed in the same run: `python -m bench NAME`. Results go to `bench/results/`."""
+"""Benchmarks: `python -m bench NAME`. Each times its rivals in the same run, and writes to `bench/results/`."""

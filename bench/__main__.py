@@ -139,9 +139,9 @@ def _memory(options: argparse.Namespace) -> dict[str, Any]:
 def _gpu(options: argparse.Namespace) -> dict[str, Any]:
     if options.engines and not options.checkpoint:
         options.error("--engines needs --checkpoint: the rivals have to run the same weights")
-    from bench import gpu
+    from bench.gpu import contest
 
-    return gpu.run(options)
+    return contest.run(options)
 
 
 def _latency(options: argparse.Namespace) -> dict[str, Any]:

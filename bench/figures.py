@@ -1,4 +1,4 @@
-"""Figures of quality: shares with their intervals, what is mistaken for what, distance of two sets of features."""
+"""Figures of quality: how sure a share is, what is mistaken for what, and how far two sets of features are apart."""
 
 import math
 from collections import Counter
@@ -13,7 +13,7 @@ Z = 1.959963985  # of a normal's middle 95 %
 
 
 def wilson(hits: int, trials: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson, 1927): also sound near 0 and 1, and for few trials."""
+    """The 95 % interval of the share `hits / trials` (Wilson, 1927). It holds near 0 and 1 too, and for few trials."""
     if not trials:
         return 0.0, 1.0
     share, spread = hits / trials, Z * Z / trials
@@ -23,9 +23,9 @@ def wilson(hits: int, trials: int) -> tuple[float, float]:
 
 
 def frechet_distance(first: Floats, second: Floats) -> float:
-    """Of the Gaussians fitted to two sets of features, (rows, width) each (Dowson and Landau, 1982).
+    """The distance of the Gaussians that fit two sets of features of (rows, width) (Dowson and Landau, 1982).
 
-    |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)). Comparable only between sets of as many rows: few rows make it large.
+    |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)). Compare it only between sets of as many rows: few rows make it large.
     """
     means = [np.asarray(features, np.float64).mean(axis=0) for features in (first, second)]
     covariances = [np.cov(np.asarray(features, np.float64), rowvar=False) for features in (first, second)]
@@ -37,7 +37,10 @@ def frechet_distance(first: Floats, second: Floats) -> float:
 
 
 def recognition(probabilities: Floats, asked: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
-    """How many of (rows, classes) are most probably what was asked for: in all, by class, and what else they are."""
+    """Count the rows whose most probable class is the one that was asked for, in all and by class.
+
+    `probabilities` are (rows, classes). The most frequent confusions come with it.
+    """
     heard = [classes[i] for i in probabilities.argmax(axis=1)]
     hits = Counter(a for a, h in zip(asked, heard, strict=True) if a == h)
     trials = Counter(asked)
@@ -52,7 +55,7 @@ def recognition(probabilities: Floats, asked: Sequence[str], classes: Sequence[s
 
 
 def percent(share: float) -> str:
-    """As text, to a tenth."""
+    """A share as text, in percent with one decimal."""
     return f"{100 * share:.1f} %"
 
 

@@ -1,4 +1,4 @@
-"""GPT2's new embeddings at base size on random weights: our loop with its key-value cache against none.
+"""GPT2's new embeddings at base size, on random weights: our loop, which has a key-value cache, against one without.
 
 Both run the graph that is built, in ONNX Runtime. Without the cache each step feeds the whole sequence, with no past.
 """
@@ -17,14 +17,15 @@ from export.components import COMPONENTS
 from export.demo import write_checkpoint
 from export.onnx import export_onnx
 from export.parity import relative_error
-from runtime.backends.engine import Array, Engine, load_engine
+from runtime.backends.device import Array
+from runtime.backends.engine import Engine, load_engine
 from runtime.text.encoder import PromptEncoder
 
 
 def run(new_tokens: int, length: int) -> dict[str, Any]:
-    """Time `new_tokens` after a prompt of `length` positions, once each way (the slow one takes minutes).
+    """Make `new_tokens` embeddings after a prompt of `length` positions, once each way; the slow way takes minutes.
 
-    Returns seconds, steps a second, their ratio and the relative error between the two.
+    Returns the seconds of each way, their ratio, and the relative error between the two results.
     """
     engine = _engine()
     width = BASE["gpt2"]["n_embd"]
@@ -49,7 +50,10 @@ def run(new_tokens: int, length: int) -> dict[str, Any]:
 
 
 def recompute(engine: Engine, embeds: Array, new_tokens: int) -> Array:
-    """The same embeddings from the whole sequence at each step. `embeds` (1, length, width)."""
+    """The same embeddings, (1, new_tokens, width), made from the whole sequence at each step.
+
+    `embeds` are those of the prompt, (1, length, width).
+    """
     past = {
         name: np.zeros((1, spec.min_shape[1], 0, spec.min_shape[3]), spec.dtype)
         for name, spec in engine.inputs.items()

@@ -1,4 +1,4 @@
-"""Processes of their own for what is measured, so that memory and failures are their own."""
+"""Run what is measured in processes of its own, so that neither memory nor failures are shared."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ class ProcessError(Exception):
 
 
 def run_python(*arguments: str) -> str | None:
-    """Run Python; its last line on stderr if it fails."""
+    """Run Python with these arguments. Returns the last line of its stderr if it fails, else None."""
     result = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, errors="replace", check=False)
     if result.returncode == 0:
         return None
@@ -25,7 +25,7 @@ def run_python(*arguments: str) -> str | None:
 
 
 def in_a_process(module: str, case: Mapping[str, Any], work: Path) -> dict[str, Any]:
-    """What `python -m module` finds of the case (see `report_to`), or under `failed` why it found nothing."""
+    """What `python -m module` finds of a case (see `report_to`); `failed` says why it found nothing."""
     out = work / "found.json"
     out.unlink(missing_ok=True)
     failed = run_python("-m", module, json.dumps(case), str(out))
@@ -36,7 +36,7 @@ def in_a_process(module: str, case: Mapping[str, Any], work: Path) -> dict[str, 
 
 
 def report_to(out: Path, find: Callable[[], dict[str, Any]]) -> int:
-    """In that process: write what `find` finds, or its error under `failed`. Returns the exit status."""
+    """In that process, write to `out` what `find` returns, or its error as `failed`. Returns the exit status."""
     try:
         found = find()
     except Exception as error:
@@ -47,7 +47,7 @@ def report_to(out: Path, find: Callable[[], dict[str, Any]]) -> int:
 
 
 def one_line(error: Exception) -> str:
-    """An exception's class and the first line of what it says."""
+    """The class of an exception and the first line of its message."""
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
@@ -59,13 +59,13 @@ def last_line(stderr: str, returncode: int | None) -> str:
 
 
 def status_gib(field: str) -> float:
-    """A size that Linux knows of this process: VmHWM, the most it had in memory, or VmRSS, what it has."""
+    """Resident memory of this process in GiB, from Linux: VmHWM is the most that it had so far, VmRSS what it has."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 2**20
 
 
 class Worker:
-    """`python -m module CASE`, kept alive: it answers each JSON line with one (see `answer_requests`)."""
+    """`python -m module CASE`, kept alive: it answers each line of JSON with another (see `answer_requests`)."""
 
     def __init__(self, module: str, case: Mapping[str, Any], log: Path) -> None:
         self._log = log
@@ -84,7 +84,7 @@ class Worker:
         return self.answer()
 
     def answer(self) -> dict[str, Any]:
-        """The next answer, be it asked for or not. Raises ProcessError."""
+        """Wait for the next answer, whether it was asked for or not. Raises ProcessError."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -103,7 +103,7 @@ class Worker:
 
 
 def answer_requests(serve: Callable[[Iterator[dict[str, Any]]], Iterator[dict[str, Any]]]) -> int:
-    """In a worker's process: write each answer that `serve` makes of the requests, or its error and end.
+    """In the process of a worker, write each answer that `serve` yields; at an error, write that and end.
 
     What libraries print goes to stderr. Returns the exit status.
     """

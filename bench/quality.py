@@ -1,7 +1,7 @@
-"""Whether what is asked for is heard: generated sounds before the judge, beside real ones of the same classes.
+"""Whether what is asked for is heard: the judge listens to generated sounds, and to real ones of the same classes.
 
-Captions and real sounds are of the held-out split. Those whose captions are used and those that distances are measured
-to are other clips, as many of each: real against real is what a perfect model would have.
+Captions and real sounds come from the held-out split. Half of the clips lend their captions, the other half is what
+distances are measured to: the distance of real sounds to real sounds is what a perfect model would have.
 """
 
 import argparse
@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from bench.contenders import Contender, Ours, Reference, Setting, round_trips
 from bench.figures import confusions_line, frechet_distance, percent, recognition
 from bench.judge import Floats, load_judge
+from bench.sound_makers import OurSounds, ReferenceSounds, Setting, SoundMaker, round_trips
 from bench.sounds import real_clips
 from export.demo.sounds import CLASSES, SAMPLE_RATE_HZ
 from runtime.errors import InputError
@@ -29,7 +29,7 @@ SWEEP = (
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Make, judge and compare, as the options ask; prints a table. Raises InputError for what cannot be asked."""
+    """Have sounds made and judged as the options ask, and print a table. Raises InputError for what cannot be asked."""
     own = _setting(options)
     panel = Panel(tuple(dict.fromkeys(options.only or CLASSES)), options.seeds, options.seed, options.seconds)
     with ExitStack() as stack:
@@ -38,10 +38,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             print(HEADING)
             rows = [panel.real(), *(panel.judged(name, audios, rate_hz) for name, audios in trips)]
         else:
-            panel.clap = ours = stack.enter_context(closing(Ours(options.engines)))
-            contenders: dict[str, Contender] = {"ours": ours}
+            panel.clap = ours = stack.enter_context(closing(OurSounds(options.engines)))
+            contenders: dict[str, SoundMaker] = {"ours": ours}
             if options.reference:
-                contenders["diffusers"] = Reference(options.reference)
+                contenders["diffusers"] = ReferenceSounds(options.reference)
             print(HEADING)
             rows = [panel.real()]
             for setting in SWEEP if options.sweep else (own,):
@@ -72,23 +72,23 @@ HEADING = f"{'':58} recognised  95 % interval     CLAP  Fréchet  s a clip"
 
 
 class Panel:
-    """The judge, and the real sounds that it compares with; CLAP as well where a bundle lends it."""
+    """The judge and the real sounds to compare with. Where a bundle lends its CLAP it scores the sounds too."""
 
     def __init__(self, classes: tuple[str, ...], per_class: int, seed: int, seconds: float) -> None:
         clips = real_clips(classes, 2 * per_class, seed, seconds)
         half = np.arange(len(clips.names)) % (2 * per_class) < per_class
         self.classes, self.captioned, others = classes, clips.taken(half), clips.taken(~half)
-        self.clap: Ours | None = None
+        self.clap: OurSounds | None = None
         self._judge, self._seconds = load_judge(), seconds
         self._seeds = [seed * len(self.captioned.names) + i for i in range(len(self.captioned.names))]
         self._features = self._judge.features(others.audios, SAMPLE_RATE_HZ)
 
     def real(self) -> dict[str, Any]:
-        """The real sounds' own row: the judge's ceiling, and the distance of one half to the other."""
+        """The row of the real sounds: the most that can be recognised, and the distance of one half to the other."""
         return self.judged("real sounds", self.captioned.audios, SAMPLE_RATE_HZ)
 
-    def contest(self, name: str, contender: Contender, setting: Setting) -> dict[str, Any]:
-        """The row of a contender at a setting."""
+    def contest(self, name: str, contender: SoundMaker, setting: Setting) -> dict[str, Any]:
+        """Have a contender make sounds at a setting: its row of the table."""
         start = time.perf_counter()
         audios = contender.render(self.captioned.captions, self._seeds, self._seconds, setting)
         details = {"contender": name, **asdict(setting), "clip_s": (time.perf_counter() - start) / len(audios)}
@@ -97,7 +97,7 @@ class Panel:
     def judged(
         self, name: str, audios: Floats, sample_rate_hz: int, details: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        """The figures of (rows, samples), a row for each captioned clip; prints them as a line of the table."""
+        """The figures of waveforms (rows, samples), one for each captioned clip. They are printed as a line too."""
         found = recognition(self._judge.recognise(audios, sample_rate_hz), self.captioned.names, self._judge.classes)
         features, row = self._judge.features(audios, sample_rate_hz), {"name": name, **(details or {}), **found}
         if self.clap is not None:
@@ -109,7 +109,7 @@ class Panel:
 
 
 def line(row: dict[str, Any]) -> str:
-    """A row of the table."""
+    """A row of figures as a line of the table."""
     low, high = row["interval"]
     interval = f"{percent(low)} to {percent(high)}"
     figures = [

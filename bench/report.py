@@ -1,4 +1,4 @@
-"""Timing in turns, and results with the machine, the versions and the commit they were measured on."""
+"""Timing in turns, and writing results with the machine, the versions and the commit that they were measured on."""
 
 import ctypes
 import importlib.metadata
@@ -23,7 +23,7 @@ PACKAGES = (
 def time_in_turns(
     functions: Mapping[str, Callable[[], Any]], runs: int, warmup: int = 2
 ) -> dict[str, dict[str, float]]:
-    """Median and p90 seconds of each function, called A B A B so that a drifting machine is fair to all."""
+    """Median and p90 seconds of each function. They are called A B A B, so that a drifting machine is fair to all."""
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for turn in range(warmup + runs):
         for name, function in functions.items():
@@ -35,7 +35,7 @@ def time_in_turns(
 
 
 def spread(seconds: Sequence[float]) -> dict[str, float]:
-    """Median and p90 of some times."""
+    """The median and the 90th percentile of some times."""
     return {"median_s": statistics.median(seconds), "p90_s": sorted(seconds)[int(0.9 * (len(seconds) - 1) + 0.5)]}
 
 
@@ -49,7 +49,7 @@ def write_result(folder: Path, name: str, result: Mapping[str, Any], file: Path 
 
 
 def circumstances() -> dict[str, Any]:
-    """Hardware, versions, commit and time."""
+    """What a result depends on: the hardware, the versions of packages, the commit and the date."""
     model = [line for line in _read("/proc/cpuinfo").splitlines() if line.startswith("model name")]
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return {

@@ -1,4 +1,4 @@
-"""What benchmarks against the reference pipeline share: its loading, prompts, weights, operations, accuracy."""
+"""What benchmarks against the reference pipeline share: loading it, prompts, weights, operations and accuracy."""
 
 import itertools
 from pathlib import Path
@@ -14,14 +14,14 @@ UNET_FLOP, DECODE_FLOP = 293e9, (636 + 1027) * 1e9
 
 
 def prompts(call: int, batch: int) -> list[str]:
-    """New prompts for each call, all with as many tokens: another length would have torch compile again."""
+    """New prompts for each call. All have as many tokens: torch would compile again for another length."""
     orders = list(itertools.permutations(WORDS))
     numbers = range(call * batch, (call + 1) * batch)
     return [f"The sound of a {' '.join(orders[number % len(orders)])} hammer" for number in numbers]
 
 
 def random_checkpoint(folder: Path) -> Path:
-    """Write random weights at base size."""
+    """Write a checkpoint with random weights at base size to `folder`, and return that."""
     from bench.configs import BASE
     from export.demo import write_checkpoint
 
@@ -30,7 +30,7 @@ def random_checkpoint(folder: Path) -> Path:
 
 
 def load_reference(folder: Path, dtype: str, device: str) -> Any:
-    """The reference pipeline with GPT2LMHeadModel, silent. `dtype` is torch's name."""
+    """The reference pipeline, with GPT2LMHeadModel, without progress bars. `dtype` is a name of torch's."""
     import torch
     from diffusers import AudioLDM2Pipeline
     from transformers import GPT2LMHeadModel
@@ -42,8 +42,14 @@ def load_reference(folder: Path, dtype: str, device: str) -> Any:
     return pipeline
 
 
+def weight_bytes(checkpoint: Path) -> int:
+    """Size on disk of a checkpoint's weights."""
+    files = (file for suffix in ("safetensors", "bin") for file in checkpoint.rglob(f"*.{suffix}"))
+    return sum(file.stat().st_size for file in files)
+
+
 def matmul_flops(dtype: str, device: str, size: int, runs: int, warmup: int) -> float:
-    """Operations a second of a product of square matrices, of one of torch's dtypes by name."""
+    """Operations a second in products of square matrices with `size` rows. `dtype` is torch's name."""
     import torch
 
     if dtype == "int8":
@@ -60,7 +66,7 @@ def matmul_flops(dtype: str, device: str, size: int, runs: int, warmup: int) -> 
 
 
 def compare(actual_file: Path, expected_file: Path) -> dict[str, Any]:
-    """Error of a waveform against another, both `.npy` of (rows, samples); `failed` where it has none."""
+    """How far a waveform is from another, both `.npy` of (rows, samples); `failed` says why there is no figure."""
     from export.parity import relative_error
 
     actual, expected = np.load(actual_file), np.load(expected_file)
@@ -71,9 +77,10 @@ def compare(actual_file: Path, expected_file: Path) -> dict[str, Any]:
 
 
 def log_spectral_distance(actual: np.ndarray, expected: np.ndarray) -> float:
-    """Mean over frames of the RMS difference of log power spectra, dB. Waveforms (rows, samples).
+    """The RMS difference of log power spectra in dB, averaged over frames, of two waveforms of (rows, samples).
 
-    Frames of 1024 samples every 256, Hann; powers are taken as no less than 1e-10 of the expected one's highest.
+    Frames have 1024 samples, every 256, under a Hann window. Powers below 1e-10 of the expected one's highest count as
+    that.
     """
 
     def powers(audio: np.ndarray) -> np.ndarray:  # (rows, frames, bins)

@@ -1,11 +1,10 @@
 """What engines see in use: their inputs, recorded on denoising trajectories of the checkpoint itself."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from runtime.backends.device import Array, Device
-from runtime.backends.engine import Engine
+from runtime.backends.device import Array
 from runtime.bundle import Bundle
 from runtime.pipeline import AudioLDM2Pipeline
 
@@ -47,36 +46,25 @@ def record(folder: Path, names: tuple[str, ...], prompts: tuple[str, ...] = PROM
 
     Of an engine that runs more than once a call only every so many inputs are kept.
     """
-    bundle = _Recorded.read(folder)
-    assert isinstance(bundle, _Recorded)
-    bundle.seen = {name: [] for name in names}
+    bundle = Bundle.read(folder)
     pipeline = AudioLDM2Pipeline(bundle, "cpu", backend="openvino", precision="fp32")
+    fed: dict[str, list[Feeds]] = {name: [] for name in names}
+    for name in names:
+        pipeline.engines.intercept(name, partial(_remember, fed[name]))
     kept: dict[str, list[Feeds]] = {name: [] for name in names}
     audio = bundle.manifest.audio
     length_s = min(audio.default_latent_height * audio.row_samples / audio.sample_rate_hz, LONGEST_S)
     call = {"num_inference_steps": STEPS, "scheduler": SCHEDULER, "guidance_scale": GUIDANCE}
     for seed, prompt in enumerate(prompts):
         pipeline(prompt, **call, audio_length_in_s=length_s, seed=seed)
-        for name, seen in bundle.seen.items():
+        for name, seen in fed.items():
             kept[name] += seen[seed % min(EVERY, len(seen)) :: EVERY]
             seen.clear()
     pipeline.close()
     return kept
 
 
-class _Recorded(Bundle):
-    """A bundle whose engines remember what they were fed, for the names in `seen`."""
-
-    seen: dict[str, list[Feeds]]
-
-    def open(self, name: str, device: Device | None = None, backend: str | None = None) -> Engine:
-        engine = super().open(name, device, backend)
-        if name in self.seen:
-            run, seen = engine.run, self.seen[name]
-
-            def remember(feeds: Mapping[str, Array]) -> Any:
-                seen.append({key: array.copy() for key, array in feeds.items()})
-                return run(feeds)
-
-            engine.run = remember  # type: ignore[method-assign]
-        return engine
+def _remember(seen: list[Feeds], run: Callable[[Feeds], Feeds], feeds: Feeds) -> Feeds:
+    """Run an engine, and keep a copy of what it was fed."""
+    seen.append({name: array.copy() for name, array in feeds.items()})
+    return run(feeds)

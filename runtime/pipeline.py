@@ -135,8 +135,7 @@ class AudioLDM2Pipeline:
         count = request.num_waveforms_per_prompt
         texts = np.repeat(self._finished(self._encoder.text_embeds(list(request.prompts or ()))), count, axis=0)
         rate, extractor = self._manifest.audio.sample_rate_hz, self._manifest.feature_extractor
-        scores = clap_scores(self._engines["audio_encoder"], self._device, texts, audios, rate, extractor)
-        self._device.verify()
+        scores = clap_scores(self._engines["audio_encoder"], texts, audios, rate, extractor, self._device)
         return Ranking(scores, best_first(scores, count))
 
     def _finished(self, array: Array) -> Array:
@@ -197,6 +196,11 @@ class AudioLDM2Pipeline:
         xp, new_tokens = self._device.xp, asked or self._manifest.max_new_tokens
         with self._in_turn():
             return self._finished(self._encoder.generate(xp.asarray(embeds), xp.asarray(mask), new_tokens))
+
+    @property
+    def engines(self) -> OpenEngines:
+        """The engines that calls run: a caller may load them ahead, or intercept their runs to record or time them."""
+        return self._engines
 
     @property
     def label(self) -> str:

@@ -1,7 +1,8 @@
-"""Checkpoints and bundles that many tests share, made once a session."""
+"""Checkpoints and bundles that many tests share, made once in a run, also where several processes share its tests."""
 
 import logging
 import os
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -9,10 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from tests.checkpoints import SMALL, SPEECH
 
+Shared = Callable[[str, Callable[[Path], object]], Path]
+
 os.environ["TRT_AUDIOLDM2_BACKEND"] = "onnxruntime"  # of commands; OpenVINO's own tests ask for it
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    # Before torch and NumPy are imported: threads of more processes than there are cores wait for each other.
+    share = str(max(1, (os.cpu_count() or 1) // workers))
+    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"), share))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -24,30 +32,46 @@ def graphs_run_in_onnxruntime() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def shared(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Shared:
+    """The folder of a name, which a function fills when the first process of this run asks for it; others wait."""
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if hasattr(request.config, "workerinput") else base) / "shared"
+    root.mkdir(exist_ok=True)
+
+    def folder(name: str, fill: Callable[[Path], object]) -> Path:
+        with FileLock(root / f"{name}.lock"):
+            if not (root / name).exists():
+                unfinished = Path(tempfile.mkdtemp(dir=root))
+                fill(unfinished)
+                unfinished.rename(root / name)
+        return root / name
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(shared: Shared) -> Callable[[str], Path]:
     """Folder of the small checkpoint of a name in SMALL or SPEECH."""
     from export.demo import write_checkpoint
 
     @cache
     def make(name: str) -> Path:
-        folder = tmp_path_factory.mktemp(f"checkpoint-{name}")
-        write_checkpoint(folder, seed=zlib.crc32(name.encode()) % 1000, overrides={**SMALL, **SPEECH}[name])
-        return folder
+        seed, overrides = zlib.crc32(name.encode()) % 1000, {**SMALL, **SPEECH}[name]
+        return shared(f"checkpoint-{name}", lambda folder: write_checkpoint(folder, seed=seed, overrides=overrides))
 
     return make
 
 
 @pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory, checkpoint: Callable[[str], Path]) -> Callable[[str], Path]:
+def bundle(shared: Shared, checkpoint: Callable[[str], Path]) -> Callable[[str], Path]:
     """Folder of the bundle built from a small checkpoint. Shared: tests that change one copy it first."""
     from export.build import build
     from export.checkpoint import Checkpoint
 
     @cache
     def make(name: str) -> Path:
-        out = tmp_path_factory.mktemp("engines") / name
-        build(Checkpoint(checkpoint(name), name), out, report=logging.getLogger("tests").info)
-        return out
+        source, report = Checkpoint(checkpoint(name), name), logging.getLogger("tests").info
+        return shared(f"engines-{name}", lambda folder: build(source, folder / name, report=report)) / name
 
     return make
 
@@ -65,11 +89,6 @@ def reference(checkpoint: Callable[[str], Path]) -> Callable[[str], Any]:
 
 def load_reference(folder: Path) -> Any:
     """diffusers' AudioLDM2Pipeline with GPT2LMHeadModel, silent, on the CPU in FP32."""
-    import torch
-    from diffusers import AudioLDM2Pipeline
-    from transformers import GPT2LMHeadModel
+    from bench.rivals import load_reference as load
 
-    language_model = GPT2LMHeadModel.from_pretrained(folder / "language_model", dtype=torch.float32)
-    pipeline = AudioLDM2Pipeline.from_pretrained(folder, language_model=language_model, dtype=torch.float32)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return load(folder, "float32", "cpu")

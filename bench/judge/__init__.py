@@ -1,6 +1,7 @@
-"""The judge: which of the demo's classes a sound is. Trained on rendered sounds alone, never on a model's output.
+"""The judge: a network that says which of the demo's classes a sound belongs to.
 
-It is to judge the class, not the fidelity: levels, slight noise, smearing and missing treble do not matter to it.
+It was trained on rendered sounds alone, never on a model's output. It judges what is heard, not how faithfully: level,
+slight noise, smearing and missing treble do not matter to it.
 """
 
 import json
@@ -34,14 +35,17 @@ class Judge:
         self.network, self.classes = network.eval(), classes
 
     def recognise(self, audios: Floats, sample_rate_hz: int) -> Floats:
-        """(rows, samples) to the probability of each class, (rows, classes).
+        """The probability of each class, (rows, classes), for waveforms of (rows, samples).
 
         Raises InputError for clips that are shorter than `SHORTEST_S`, not finite, or not of that shape.
         """
         return self._run(lambda mel: self.network(mel).softmax(dim=1), audios, sample_rate_hz)
 
     def features(self, audios: Floats, sample_rate_hz: int) -> Floats:
-        """(rows, samples) to what the last layer decides by, (rows, 64). Raises as `recognise` does."""
+        """The features that the last layer decides by, (rows, 64), for waveforms of (rows, samples).
+
+        Raises InputError as `recognise` does.
+        """
         return self._run(self.network.features, audios, sample_rate_hz)
 
     @torch.no_grad()
@@ -69,7 +73,7 @@ def load_judge(file: Path = WEIGHTS) -> Judge:
 
 
 def save_judge(judge: Judge, file: Path, **notes: object) -> None:
-    """Weights in FP16, with the classes and the notes as metadata."""
+    """Write a judge to `file`: its weights in FP16, with its classes and the notes as metadata."""
     state = {name: tensor.half().contiguous() for name, tensor in judge.network.state_dict().items()}
     metadata = {"classes": json.dumps(judge.classes), **{key: str(value) for key, value in notes.items()}}
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The judge's network: log-mel spectrogram to what class it is, whatever its level and length."""
+"""The judge's network: it tells the class of a log-mel spectrogram, whatever the level and the length are."""
 
 import torch
 from torch import nn
@@ -8,7 +8,7 @@ FEATURES = 64
 
 
 def levelled(mel: torch.Tensor) -> torch.Tensor:
-    """Log-mel (rows, frames, 64), with each row's loudest point at 1 and what is `RANGE_NATS` below it at -1."""
+    """Scale log-mels of (rows, frames, 64): each row's loudest point to 1, all that is `RANGE_NATS` below it to -1."""
     loudest = mel.amax(dim=(1, 2), keepdim=True)
     return (mel - loudest).clamp(min=-RANGE_NATS) * (2 / RANGE_NATS) + 1
 
@@ -28,16 +28,16 @@ class Network(nn.Module):
         self.temporal = nn.Sequential(*_block(nn.Conv2d(128, 128, (3, 1), padding=(1, 0))))
         self.embed = nn.Linear(2 * 128, FEATURES)
         self.classify = nn.Linear(FEATURES, classes)
-        self.to(memory_format=torch.channels_last)  # a quarter faster on a CPU
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a quarter faster on a CPU
 
     def features(self, mel: torch.Tensor) -> torch.Tensor:
-        """(rows, frames, 64) to (rows, FEATURES)."""
+        """Features, (rows, FEATURES), of log-mels of (rows, frames, 64)."""
         heard = self.spectral(levelled(mel)[:, None])  # (rows, 128, frames / 8, 1)
         heard = self.temporal(heard).squeeze(3)
         return self.embed(torch.cat([heard.mean(dim=2), heard.amax(dim=2)], dim=1))
 
     def forward(self, mel: torch.Tensor) -> torch.Tensor:
-        """(rows, frames, 64) to logits (rows, classes)."""
+        """Logits, (rows, classes), of log-mels of (rows, frames, 64)."""
         return self.classify(torch.relu(self.features(mel)))
 
 

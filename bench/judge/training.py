@@ -1,4 +1,4 @@
-"""Training of the judge: rendered clips of the training split, disturbed as a vocoder or a codec may disturb them."""
+"""Training of the judge, on rendered clips that are disturbed as a vocoder or a codec may disturb them."""
 
 import time
 from collections.abc import Iterator
@@ -21,9 +21,10 @@ Clips = tuple[torch.Tensor, torch.Tensor]  # log-mel (clips, frames, 64) in FP16
 
 
 def train(clips_per_class: int, seed: int, minutes: float) -> tuple[Judge, int]:
-    """A judge trained on `clips_per_class` of each class for so many minutes, drawing aside. Returns it and its steps.
+    """Train a judge on `clips_per_class` clips of each class. Returns it, and the number of steps that were made.
 
-    Time ends the training, so another machine makes another judge from the same seed.
+    It trains for so many minutes; drawing the clips comes on top. Since time ends the training, another machine makes
+    another judge from the same seed.
     """
     torch.manual_seed(seed)
     sets = [
@@ -36,7 +37,7 @@ def train(clips_per_class: int, seed: int, minutes: float) -> tuple[Judge, int]:
 
 
 def drawn(per_class: int, seed: int, seconds: float) -> Clips:
-    """Log-mels of `per_class` clips of every class, of the training split, and their classes."""
+    """Draw `per_class` clips of every class from the training split: their log-mels and their classes."""
     mels, labels = [], []
     for label, name in enumerate(CLASSES):
         rng = generator(name, seed)
@@ -80,7 +81,7 @@ def _batches(sets: list[Clips], generator: torch.Generator) -> Iterator[Clips]:
 
 
 def disturbed(mel: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Log-mel (rows, frames, 64), each row louder or softer, shifted, noisy, smeared, coloured and uneven at random."""
+    """Disturb log-mels of (rows, frames, 64) at random: level, place in time, noise, smearing, colour, unevenness."""
     rows, frames, bins = mel.shape
 
     def uniform(low: float, high: float, *shape: int) -> torch.Tensor:

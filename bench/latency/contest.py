@@ -1,9 +1,9 @@
-"""The contenders take turns, A B C A B C: a machine that drifts is fair to all, and one at a time computes.
+"""The contenders take turns, A B C A B C: so a machine that drifts is fair to all, and only one of them computes.
 
 Where memory is too short for all of them they take turns in groups. The matrix product that is the ceiling has its turn
-in every round. Cold is from the start of a process to its first waveform on disk, with all else built or converted
-before and in the system's cache, but for torch.compile with nothing compiled. Peak memory is the host's, mapped weights
-included; `python -m bench gpu` has the GPU's.
+in every round. A cold call is timed from the start of a process to its first waveform on disk. All that it needs was
+built or converted before and is in the system's cache; torch.compile alone starts with nothing compiled. Peak memory is
+the host's, mapped weights included; `python -m bench gpu` has the GPU's.
 """
 
 import argparse
@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from bench.latency.figures import add_figures, plot_stages, table
-from bench.latency.plan import EXACT, OURS, Plan, check, has_base_size, prepare, weight_bytes
+from bench.latency.plan import EXACT, OURS, Plan, check, has_base_size, prepare
 from bench.processes import ProcessError, Worker
 from bench.report import spread
-from bench.rivals import compare
+from bench.rivals import compare, weight_bytes
 from runtime.backends.host_memory import free_memory_bytes
 
 CEILING = "ceiling"
+LONGEST_PRODUCT_S = 2.0  # of matrices, for the ceiling
 SETTLE_S = 0.5  # idle threads of whoever ran before spin for up to 0.2 s
 WARMUP = 1  # rounds, after the cold call
 STARTS, START_STEPS = 3, 20
@@ -67,7 +68,7 @@ class Entry:
         self.close = self._worker.close
 
     def start(self, steps: int, save: Path | None) -> None:
-        """The cold call: seconds from the start of the process, and of its parts. Raises ProcessError."""
+        """Make the cold call, and keep its seconds from the start of the process. Raises ProcessError."""
         self._worker.answer()
         imported = time.perf_counter()
         self.row.update(self._worker.answer())
@@ -82,13 +83,13 @@ class Entry:
         }
 
     def call(self, steps: int, batch: int = 1, save: Path | None = None) -> Row:
-        """What one call finds, in as many steps unless this contender has its own. Raises ProcessError."""
+        """Make one call, in `steps` steps unless this contender has a number of its own. Raises ProcessError."""
         steps = self.row["steps"] = self._steps or steps
         return self._worker.ask(steps=steps, batch=batch, save=save and str(save))
 
 
 def small_starts(plan: Plan, count: int) -> dict[str, float]:
-    """Median seconds from the start of a process to its first waveform, of ours over the small bundle."""
+    """Median seconds from the start of a process to its first waveform, for each of ours over the small bundle."""
     names = [name for name in plan.ours if name not in plan.failed and not OURS[name].bundle]
     found: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(count):
@@ -104,13 +105,14 @@ def small_starts(plan: Plan, count: int) -> dict[str, float]:
 
 
 def contest(plan: Plan, options: argparse.Namespace) -> tuple[list[Row], list[Row]]:
-    """A row of each contender and size of batch, and the ceilings of each group."""
+    """Measure all contenders: a row for each of them and each size of batch, and the ceiling of each group."""
     rows: list[Row] = [{"name": name, "batch": 1, "failed": error} for name, error in plan.failed.items()]
-    pending, ceilings = [name for name in plan.names if name not in plan.failed], []
+    pending = [name for name in plan.names if name not in plan.failed]
+    ceilings: list[Row] = []
     needed = NEED * weight_bytes(plan.checkpoint)
     while pending:
         with ExitStack() as stack:
-            case = {"device": plan.device, "precisions": ["fp32", plan.half, "int8"]}
+            case = {"device": plan.device, "precisions": ["fp32", plan.half, "int8"], "longest_s": LONGEST_PRODUCT_S}
             ceiling = Worker("bench.latency.ceiling", case, plan.work / "ceiling.log")
             stack.callback(ceiling.close)
             group: list[Entry] = []
@@ -138,7 +140,7 @@ def _cold(entry: Entry, steps: int, save: Path) -> None:
 
 
 def _measure(group: list[Entry], ceiling: Worker, options: argparse.Namespace) -> Row:
-    """Add what warm calls of one prompt find to each row; returns the ceiling of the group."""
+    """Time warm calls of one prompt and add what they find to each row. Returns the ceiling of the group."""
     alive = [entry for entry in group if "failed" not in entry.row]
     calls = {entry.row["name"]: partial(entry.call, options.steps) for entry in alive}
     found = take_turns({CEILING: ceiling.ask, **calls}, options.runs)
@@ -149,7 +151,7 @@ def _measure(group: list[Entry], ceiling: Worker, options: argparse.Namespace) -
 
 
 def _batches(entries: list[Entry], options: argparse.Namespace) -> list[Row]:
-    """A row of each entry and batch of several prompts: in turns with one prompt, which it is compared with."""
+    """Time batches of several prompts, in turns with one prompt, which they are compared with: a row for each."""
     rows = []
     for batch in (batch for batch in options.batch if batch > 1):
         alive = [entry for entry in entries if "failed" not in entry.row]
@@ -167,7 +169,10 @@ def _batches(entries: list[Entry], options: argparse.Namespace) -> list[Row]:
 
 
 def take_turns(calls: Mapping[str, Callable[[], Row]], runs: int, settle_s: float = SETTLE_S) -> dict[str, list[Row]]:
-    """What each call finds in `runs` rounds after the warm-up. One that fails has its error last, and no more turns."""
+    """Call each in turn: what it finds in `runs` rounds after the warm-up.
+
+    A call that fails has its error as its last answer, and gets no more turns.
+    """
     found: dict[str, list[Row]] = {name: [] for name in calls}
     for round_ in range(WARMUP + runs):
         for name, call in calls.items():
@@ -185,7 +190,7 @@ def take_turns(calls: Mapping[str, Callable[[], Row]], runs: int, settle_s: floa
 
 
 def summary(answers: Sequence[Row]) -> Row:
-    """Medians of a contender's calls; or the error of the one that failed."""
+    """The medians of a contender's calls, or the error of the call that failed."""
     for answer in answers:
         if "failed" in answer:
             return answer
@@ -202,7 +207,7 @@ def summary(answers: Sequence[Row]) -> Row:
 
 
 def summary_of_ceiling(answers: Sequence[Row]) -> Row:
-    """Median operations a second by precision, and in each round: how far the machine drifted."""
+    """Median operations a second by precision, and those of each round, which show how far the machine drifted."""
     good = [answer for answer in answers if "failed" not in answer]
     if not good:
         return {"flops": {}, "unavailable": {CEILING: answers[-1]["failed"]}}
@@ -212,7 +217,7 @@ def summary_of_ceiling(answers: Sequence[Row]) -> Row:
 
 
 def add_accuracy(rows: list[Row], plan: Plan) -> None:
-    """Add each contender's error against the exact one, from the same prompt and latents."""
+    """Add to each row how far its waveform is from the exact one, made from the same prompt and latents."""
     exact = plan.work / f"{EXACT}.npy"
     for row in rows:
         actual = plan.work / f"{row['name']}.npy"

@@ -1,9 +1,9 @@
-"""What follows from the times: figures, the table, the plot."""
+"""What follows from the times of whole calls: figures, the table, and the plot."""
 
 from pathlib import Path
 from typing import Any
 
-from bench.latency.contenders import TEXT
+from bench.latency.pipelines import TEXT
 from bench.rivals import DECODE_FLOP, UNET_FLOP
 
 Row = dict[str, Any]
@@ -29,9 +29,9 @@ COLUMNS = {  # heading: where in a row, format
 
 
 def add_figures(rows: list[Row], ceilings: list[Row], starts: dict[str, float], *, has_flop: bool) -> None:
-    """Add to each row: text, real-time factor, share of the ceiling, times as fast as others.
+    """Add to each row its seconds of text, its real-time factor, its share of the ceiling, and its gain on others.
 
-    `has_flop`: whether the calls are of the size whose operations are known, 10.24 s of the base model.
+    `has_flop` says whether the calls have the size whose operations are known: 10.24 s of the base model.
     """
     medians = {row["name"]: row["median_s"] for row in rows if row["batch"] == 1 and "median_s" in row}
     for row in (row for row in rows if "median_s" in row):
@@ -50,7 +50,7 @@ def add_figures(rows: list[Row], ceilings: list[Row], starts: dict[str, float], 
 
 
 def table(rows: list[Row], ceilings: list[Row]) -> str:
-    """The figures as text, one line a contender and batch; what failed has its error there."""
+    """The figures as text, one line a contender and batch. The line of one that failed has its error instead."""
     widths = {heading: max(len(heading), 7) + 1 for heading in COLUMNS}
     lines = [f"{'':22} {'in':4} batch" + "".join(f"{heading:>{width}}" for heading, width in widths.items())]
     for row in rows:

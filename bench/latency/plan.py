@@ -1,4 +1,4 @@
-"""Who takes part in a run, and with what: checked first, then built."""
+"""Who takes part in a run, and what each needs: it is checked first, then built."""
 
 import argparse
 import json
@@ -27,7 +27,7 @@ RIVALS = {  # by name: precision of the weights, None where OpenVINO chooses
 
 
 class Way(NamedTuple):
-    """How ours is run."""
+    """One way to run our pipeline."""
 
     backend: str
     asked_precision: str
@@ -55,7 +55,7 @@ BASE_LATENTS = [8, 256, 16]
 
 @dataclass
 class Plan:
-    """What is needed to open each contender."""
+    """Who takes part, and what is needed to open each of them."""
 
     names: list[str]
     device: str
@@ -68,37 +68,37 @@ class Plan:
 
     @property
     def ours(self) -> list[str]:
-        """Our contenders."""
+        """The names of our own contenders."""
         return [name for name in self.names if name in OURS]
 
     @property
     def half(self) -> str:
-        """Half precision on this device."""
+        """The half precision that suits this device."""
         return "bf16" if self.device == "cpu" else "fp16"
 
     @property
     def swapped(self) -> str:
-        """Folder of the converted models."""
+        """The folder of the models that are converted for the swapped pipeline."""
         return str(self.work / "swapped")
 
     def case(self, name: str) -> dict[str, Any]:
-        """What a contender's process is told."""
+        """What the process of a contender is told."""
         common = {"ours": name in OURS, "device": self.device, "latents": latent_shape(self.checkpoint)}
         if name in OURS:
             return {**common, **OURS[name]._asdict(), "engines": str(self.bundles[name])}
-        precision = RIVALS[name] and RIVALS[name].replace("half", self.half)
+        precision = self.half if RIVALS[name] == "half" else RIVALS[name]
         swapped = self.swapped if name == SWAPPED else None
         compiled = str(self.work / "inductor") if name == "diffusers-compile" else None
         extras = {"swapped": swapped, "compiled": compiled}
         return {**common, **extras, "precision": precision, "checkpoint": str(self.checkpoint)}
 
     def start_case(self, name: str) -> dict[str, Any]:
-        """The same for the small bundle whose start is timed: its own size of latents."""
+        """The same for the small bundle whose start is timed. Its latents have another size: it draws its own."""
         return {**self.case(name), "engines": str(self.start_bundle), "latents": None}
 
 
 def check(options: argparse.Namespace) -> list[str]:
-    """The contenders to run, in their order. Raises InputError for what cannot be asked here."""
+    """The contenders to run, in the order of their turns. Raises InputError for what cannot be asked here."""
     if (options.checkpoint is None) != (options.engines is None):
         raise InputError("--checkpoint and --engines go together: the rivals have to run the same weights")
     if options.checkpoint and not (options.checkpoint / "model_index.json").is_file():
@@ -133,7 +133,7 @@ def _lacks(name: str, options: argparse.Namespace) -> str | None:
 
 
 def prepare(options: argparse.Namespace, names: list[str], work: Path) -> Plan:
-    """Build and convert what was not given. Contenders whose part cannot be built are in the plan with the error."""
+    """Build and convert what was not given. A contender whose part cannot be built has its error in the plan."""
     device = "cpu" if gpu() is None else "cuda"
     plan = Plan(names, device, work, options.checkpoint or random_checkpoint(work / "checkpoint"))
     engines, start = options.engines or work / "engines", options.start_engines or work / "demo"
@@ -156,7 +156,7 @@ def prepare(options: argparse.Namespace, names: list[str], work: Path) -> Plan:
 
 
 def latent_shape(checkpoint: Path) -> list[int]:
-    """Channels, height and width of a waveform's latents, of the checkpoint's own length."""
+    """Channels, height and width of the latents of one waveform that has the checkpoint's own length."""
     unet, vae, vocoder = (
         json.loads((checkpoint / part / "config.json").read_text()) for part in ("unet", "vae", "vocoder")
     )
@@ -165,13 +165,7 @@ def latent_shape(checkpoint: Path) -> list[int]:
 
 
 def has_base_size(checkpoint: Path) -> bool:
-    """Whether the numbers of operations in `bench.rivals` are this checkpoint's."""
+    """Whether this checkpoint has the size that the numbers of operations in `bench.rivals` are for."""
     configs = {part: json.loads((checkpoint / part / "config.json").read_text()) for part in ("unet", "vae", "vocoder")}
     alike = all(configs[part].get(key) == value for part in configs for key, value in BASE[part].items())
     return alike and latent_shape(checkpoint) == BASE_LATENTS
-
-
-def weight_bytes(checkpoint: Path) -> int:
-    """Size of the weights on disk."""
-    files = (file for suffix in ("safetensors", "bin") for file in checkpoint.rglob(f"*.{suffix}"))
-    return sum(file.stat().st_size for file in files)

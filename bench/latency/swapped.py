@@ -1,10 +1,10 @@
 """The reference pipeline with its modules swapped for OpenVINO models, as in OpenVINO's AudioLDM2 notebook.
 
-`python -m bench.latency.swapped CHECKPOINT FOLDER` converts: each module by `openvino.convert_model` with dynamic
-shapes, its weights kept as FP16 on disk, which is what `openvino.save_model` does by itself. They are compiled with the
-CPU plugin's own settings: BF16 where the CPU has it. As in the notebook GPT2 has no cache: each of its 8 runs takes the
+`python -m bench.latency.swapped CHECKPOINT FOLDER` converts each module by `openvino.convert_model` with dynamic
+shapes. Its weights are FP16 on disk, which is what `openvino.save_model` does by itself. They are compiled with the CPU
+plugin's own settings: BF16 where the CPU has it. As in the notebook GPT2 has no cache: each of its 8 runs takes the
 whole sequence, which adds less than 1 % to a call's operations at 20 steps. No torch weights are loaded beside the
-models: less memory than there.
+models, which takes less memory than the notebook.
 """
 
 import gc
@@ -49,7 +49,7 @@ def load(checkpoint: Path, folder: Path) -> Any:
     def swapped(name: str, part: type[_Swapped]) -> _Swapped:
         return part(core.compile_model(folder / f"{name}.xml", "CPU"), _config(checkpoint / name))
 
-    pipe = AudioLDM2Pipeline(
+    pipe: Any = AudioLDM2Pipeline(
         **{name: swapped(name, part) for name, part in SWAPPED.items()},
         tokenizer=AutoTokenizer.from_pretrained(checkpoint / "tokenizer"),
         tokenizer_2=AutoTokenizer.from_pretrained(checkpoint / "tokenizer_2"),

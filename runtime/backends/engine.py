@@ -32,8 +32,11 @@ class Engine(Protocol):
     outputs: Mapping[str, TensorSpec]
     xp: ModuleType
     capturable: bool  # whether a run may be captured in a CUDA graph
-    loading_s: float  # spent so far on compiling, after it was opened
     label: str  # the library, and the precision if that was open
+
+    @property
+    def loading_s(self) -> float:
+        """Seconds spent so far on compiling, after it was opened."""
 
     def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         """Run once over arrays named and shaped as `inputs` says. Raises EngineError."""

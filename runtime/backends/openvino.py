@@ -95,7 +95,9 @@ class Program:
         kept = key and read_cached(CACHE, key)
         if kept:
             with contextlib.suppress(RuntimeError):  # of another build of the library: compile anew
-                return self._core.import_model(kept, "CPU")
+                compiled = self._core.import_model(kept, "CPU")
+                self.give_back()
+                return compiled
         with self._compiling:
             if shapes:
                 self.model.reshape(dict(shapes))

@@ -1,14 +1,40 @@
 """The engines of one bundle that are in memory, and the stages of a call that use them."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-from runtime.backends.device import Device, HostDevice
+from runtime.backends.device import Array, Device, HostDevice
 from runtime.backends.engine import Engine
 from runtime.bundle.bundle import Bundle
+
+Arrays = Mapping[str, Array]
+Around = Callable[[Callable[[Arrays], Arrays], Arrays], Arrays]  # of an engine's own `run` and the feeds: the outputs
+
+
+class InterceptedEngine:
+    """An engine whose every run goes through a function. It is never captured: a replay would pass the function by."""
+
+    capturable = False
+
+    def __init__(self, engine: Engine, around: Around) -> None:
+        self._engine, self._around = engine, around
+        self.inputs, self.outputs, self.xp, self.label = engine.inputs, engine.outputs, engine.xp, engine.label
+
+    @property
+    def loading_s(self) -> float:
+        """As the engine itself says."""
+        return self._engine.loading_s
+
+    def run(self, feeds: Arrays) -> Arrays:
+        """Run once, through the function."""
+        return self._around(self._engine.run, feeds)
+
+    def close(self) -> None:
+        """Free all that the engine holds."""
+        self._engine.close()
 
 
 class OpenEngines(Mapping[str, Engine]):
@@ -28,6 +54,7 @@ class OpenEngines(Mapping[str, Engine]):
         self._bundle, self._device, self._backend = bundle, device or HostDevice(), backend
         self._one_at_a_time = one_at_a_time
         self._open: dict[str, Engine] = {}
+        self._around: dict[str, Around] = {}
         self._spent_s = 0.0
         self.labels: dict[str, str] = {}  # of each engine that was loaded so far: its library and precision
 
@@ -39,7 +66,8 @@ class OpenEngines(Mapping[str, Engine]):
             start = time.perf_counter()
             self._keep({name: self._load(name)})
             self._spent_s += time.perf_counter() - start
-        return self._open[name]
+        around = self._around.get(name)
+        return self._open[name] if around is None else InterceptedEngine(self._open[name], around)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._bundle.manifest.engines)
@@ -67,6 +95,13 @@ class OpenEngines(Mapping[str, Engine]):
     def stages(self) -> "Stages":
         """A new call's stages."""
         return Stages(self, self._device)
+
+    def intercept(self, name: str, around: Around) -> None:
+        """From now on have every run of the named engine go through `around(run, feeds)`, which returns the outputs.
+
+        For those who record what an engine is fed, or time it. A second function takes the place of the first.
+        """
+        self._around[name] = around
 
     def end_stage(self) -> None:
         """Free what the stage that ends has used, if engines are loaded one at a time."""

@@ -12,6 +12,19 @@ from runtime.sound.mel import mel_filters
 Floats = npt.NDArray[np.float32]
 
 
+def clap_scores(
+    encoder: Engine, texts: Floats, audios: Floats, sample_rate_hz: int, spec: FeatureExtractorSpec, device: Device
+) -> Floats:
+    """How well each waveform of (rows, samples) fits its own text of (rows, width): CLAP's cosine similarity, (rows,).
+
+    `encoder` is CLAP's audio tower on `device`, `texts` are the text tower's embeddings. Raises NumericsError for NaN.
+    """
+    outputs = encoder.run({"input_features": device.xp.asarray(log_mels(audios, sample_rate_hz, spec))})
+    heard = device.to_host(device.watch("audio_encoder", outputs["audio_embeds"]))
+    device.verify()
+    return cosine_scores(texts, heard)
+
+
 def log_mels(audios: Floats, sample_rate_hz: int, spec: FeatureExtractorSpec) -> Floats:
     """The features that CLAP's audio encoder takes: waveforms (rows, samples) to (rows, 1, frames, mel_bins), in dB.
 
@@ -27,23 +40,6 @@ def cosine_scores(text_embeds: Floats, audio_embeds: Floats) -> Floats:
     """
     scores: Floats = (audio_embeds * text_embeds).sum(axis=1)
     return scores
-
-
-def clap_scores(
-    audio_encoder: Engine,
-    device: Device,
-    texts: Floats,
-    audios: Floats,
-    sample_rate_hz: int,
-    extractor: FeatureExtractorSpec,
-) -> Floats:
-    """CLAP's score of each waveform, (rows,), on the host.
-
-    `texts` are text embeddings of unit length, (rows, width), `audios` waveforms, (rows, samples).
-    """
-    features = device.xp.asarray(log_mels(audios, sample_rate_hz, extractor))
-    heard = device.watch("audio_encoder", audio_encoder.run({"input_features": features})["audio_embeds"])
-    return cosine_scores(texts, device.to_host(heard))
 
 
 def best_first(scores: Floats, candidates: int) -> list[int]:

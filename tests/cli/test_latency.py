@@ -24,6 +24,7 @@ def test_ours_and_the_reference_take_turns(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(contest, "STARTS", 1)
+    monkeypatch.setattr(contest, "LONGEST_PRODUCT_S", 0.01)
     picture = tmp_path / "stages.png"
     chosen = ["--contenders", "onnxruntime", "diffusers-fp32", "--batch", "1", "2", "--plot", str(picture)]
     assert main([*arguments, *chosen]) == 0

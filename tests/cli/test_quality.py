@@ -10,7 +10,7 @@ import pytest
 
 from bench import quality
 from bench.__main__ import main
-from bench.contenders import Ours, Reference, Setting
+from bench.sound_makers import OurSounds, ReferenceSounds, Setting
 from bench.sounds import real_clips
 from export.demo.sounds import SYNTHESISED_CLASSES, draw
 
@@ -79,9 +79,9 @@ def test_both_contenders_make_the_same_waveform(
 ) -> None:
     setting = Setting("DPMSolverMultistepScheduler", 3, 3.5, "Low quality.")
     captions, seeds = ["here is a low siren", "it sounds like rain"], [3, 4]
-    ours = Ours(bundle("plain"))
+    ours = OurSounds(bundle("plain"))
     first = ours.render(captions, seeds, 2.0, setting)
-    second = Reference(checkpoint("plain")).render(captions, seeds, 2.0, setting)
+    second = ReferenceSounds(checkpoint("plain")).render(captions, seeds, 2.0, setting)
     ours.close()
     assert np.abs(first).max() > 0.01
     assert np.linalg.norm(first - second) < 1e-3 * np.linalg.norm(second)

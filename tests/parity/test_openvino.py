@@ -1,5 +1,6 @@
 """OpenVINO on the same bundles: what it computes, what it compiles, and who chooses it."""
 
+import gc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -32,6 +33,7 @@ PROMPTS = [
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache folder of the test's own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    gc.collect()  # pipelines of earlier tests: what they hold would be shared
     return tmp_path / "trt-audioldm2" / "openvino"
 
 
@@ -169,7 +171,9 @@ def test_a_damaged_program_is_compiled_again(bundle: Callable[[str], Path], cach
         file.write_bytes(damaged)
         np.testing.assert_array_equal(vocoder(bundle("plain")).run({"mel": mel})["waveform"], expected)
         assert compiled == ["openvino"]
-        assert file.read_bytes() == whole
+        compiled.clear()
+        np.testing.assert_array_equal(vocoder(bundle("plain")).run({"mel": mel})["waveform"], expected)
+        assert compiled == []  # what was kept in its place is whole
 
 
 @pytest.mark.parametrize("trouble", ["a file in its place", "no home", "no space", "/proc"])

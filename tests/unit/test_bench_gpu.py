@@ -5,8 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import gpu, report
+from bench import report
 from bench.__main__ import main
+from bench.gpu import contest
+from bench.gpu.child import COMPILED, EAGER, OURS, RATE
 from bench.processes import in_a_process
 from bench.rivals import log_spectral_distance, prompts
 
@@ -20,22 +22,22 @@ def measured(steps: int, median_s: float) -> dict[str, Any]:
 
 def fake_process(_: str, case: dict[str, Any], *__: object) -> dict[str, Any]:
     """Ours in 0.1 s, eager in 0.4 s; what is compiled fails."""
-    if case["name"] == gpu.RATE:
+    if case["name"] == RATE:
         return {"flops": 500e12}
-    if case["name"] == gpu.COMPILED:
+    if case["name"] == COMPILED:
         return {"failed": "RuntimeError: no compiler"}
     if "waveform" in case:
         np.save(case["waveform"], np.sin(np.arange(4096, dtype=np.float32))[None])
         return {"waveform": case["waveform"]}
-    return {"rows": [measured(steps, 0.1 if case["name"] == gpu.OURS else 0.4) for steps in case["steps"]]}
+    return {"rows": [measured(steps, 0.1 if case["name"] == OURS else 0.4) for steps in case["steps"]]}
 
 
 @pytest.fixture
 def pretended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """A GPU, a checkpoint and processes that are none; the arguments that use them."""
-    monkeypatch.setattr(gpu, "gpu", lambda: {"name": "pretended"})
-    monkeypatch.setattr(gpu, "in_a_process", fake_process)
-    monkeypatch.setattr(gpu, "run_python", lambda *_: None)
+    monkeypatch.setattr(contest, "gpu", lambda: {"name": "pretended"})
+    monkeypatch.setattr(contest, "in_a_process", fake_process)
+    monkeypatch.setattr(contest, "run_python", lambda *_: None)
     return ["gpu", "--checkpoint", str(tmp_path), "--out", str(tmp_path / "results"), "--steps", "20", "--batch", "1"]
 
 
@@ -43,17 +45,6 @@ def result(arguments: list[str]) -> dict[str, Any]:
     (file,) = Path(arguments[arguments.index("--out") + 1]).iterdir()
     found: dict[str, Any] = json.loads(file.read_text())
     return found
-
-
-def test_no_gpu_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    monkeypatch.setattr(gpu, "gpu", lambda: None)
-    with pytest.raises(SystemExit, match=r"^error: no NVIDIA GPU[^\n]*$") as caught:  # Python prints it, status 1
-        main(["gpu", "--out", str(tmp_path)])
-    assert isinstance(caught.value.code, str)
-    assert not capsys.readouterr().out
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -86,16 +77,16 @@ def test_a_contender_that_fails_is_in_table_and_json(pretended: list[str], capsy
 
 
 def test_ours_failing_is_the_exit_status(pretended: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "run_python", lambda *_: "error: no such backend")
+    monkeypatch.setattr(contest, "run_python", lambda *_: "error: no such backend")
     assert main([*pretended, "--without", "compile"]) == 1
     found = result(pretended)
     assert [row.get("failed") for row in found["cases"]] == ["build: error: no such backend", None]
-    assert found["accuracy"][gpu.OURS]["failed"] == "ours: build: error: no such backend"
-    assert "failed" not in found["accuracy"][gpu.EAGER]
+    assert found["accuracy"][OURS]["failed"] == "ours: build: error: no such backend"
+    assert "failed" not in found["accuracy"][EAGER]
 
 
 def test_a_process_that_dies_says_why(tmp_path: Path) -> None:
-    found = in_a_process("bench.gpu", {"name": "nobody", "checkpoint": str(tmp_path / "none")}, tmp_path)
+    found = in_a_process("bench.gpu.child", {"name": "nobody", "checkpoint": str(tmp_path / "none")}, tmp_path)
     assert found["failed"].split(":")[0].endswith(("Error", "Exception"))
     assert "\n" not in found["failed"]
 
@@ -118,8 +109,3 @@ def test_circumstances_without_packages_or_gpu(monkeypatch: pytest.MonkeyPatch) 
     found = report.circumstances()
     assert found["gpu"] is None
     assert found["versions"] == {"numpy": np.__version__}
-
-
-def test_the_module_is_found_beside_its_folder() -> None:
-    assert Path(gpu.__file__).name == "gpu.py"
-    assert Path(gpu.__file__).with_suffix("").is_dir()

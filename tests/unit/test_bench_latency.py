@@ -11,8 +11,8 @@ import pytest
 
 from bench.latency import contest, plan
 from bench.latency.child import serve
-from bench.latency.contenders import Clock
 from bench.latency.figures import add_figures, plot_stages, table
+from bench.latency.pipelines import Clock
 from bench.latency.plan import NAMES, OURS, RIVALS, Plan
 from bench.processes import ProcessError, Worker
 from runtime.errors import InputError
@@ -132,7 +132,7 @@ def test_a_clock_sums_calls_until_it_is_reset(monkeypatch: pytest.MonkeyPatch) -
             return value + 1
 
     ticks: Iterator[int] = iter(range(100))
-    monkeypatch.setattr("bench.latency.contenders.time.perf_counter", lambda: next(ticks))
+    monkeypatch.setattr("bench.latency.pipelines.time.perf_counter", lambda: next(ticks))
     waited: list[int] = []
     owner, clock = Owner(), Clock(lambda: waited.append(1))
     clock.wrap(owner, "work", "encode")
@@ -228,7 +228,7 @@ def test_a_child_never_repeats_a_prompt_and_keeps_the_latents(monkeypatch: pytes
             return np.full((len(prompts), 1600), 0.5, np.float32), {"denoise": 0.0}
 
     monkeypatch.setattr("bench.latency.child.import_for", lambda _: None)
-    monkeypatch.setattr("bench.latency.child.open_contender", lambda _: Fake())
+    monkeypatch.setattr("bench.latency.child.open_pipeline", lambda _: Fake())
     saved = tmp_path / "x.npy"
     requests = iter([{"steps": 3, "batch": batch, "save": str(saved)} for batch in (1, 2, 1, 1)])
     answers = list(serve({"latents": [8, 4, 2], "device": "cpu"}, requests))

@@ -1,6 +1,7 @@
 """Typed half-precision graphs: what is rounded, what is kept, and that the emulation shows what a GPU would."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,7 @@ def test_subgraphs_are_refused(tmp_path: Path) -> None:
 def traced(
     checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], tuple[Component, onnx.ModelProto]]:
+    @cache  # every precision of a component is a rounding of one trace
     def make(name: str) -> tuple[Component, onnx.ModelProto]:
         component = COMPONENTS[name](Checkpoint(checkpoint("one_width"), "one_width"))
         folder = tmp_path_factory.mktemp(name)

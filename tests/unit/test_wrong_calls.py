@@ -20,7 +20,7 @@ from runtime.diffusion.philox import PhiloxGenerator
 from runtime.embeddings import check_language_model_inputs, embedding_specs
 from runtime.errors import InputError, MissingDependencyError
 from runtime.request import Request, check_request
-from tests.unit.helpers import AUDIO, raises_line
+from tests.unit.helpers import make_manifest, raises_line
 
 SHAPE = (1, 8, 25, 16)  # the latents of one second
 TEXT, NEW = (2, 7, 24), (2, 8, 32)  # embeddings of two prompts
@@ -62,7 +62,9 @@ def spoilt_mask(value: float) -> np.ndarray:
 
 def check(**changes: Any) -> Request:
     given = {"prompt": "rain", "audio_length_in_s": 1.0, "seed": 0, **changes}
-    return check_request(AUDIO, arguments_of(given), embeddings=SPECS)
+    feeds = {"encoder_hidden_states": "generated_prompt_embeds", "encoder_hidden_states_1": "prompt_embeds"}
+    unet = _engine({feed: SPECS[name] for feed, name in feeds.items()})
+    return check_request(make_manifest(engines={"unet": unet}), arguments_of(given))
 
 
 def wrong(name: str, fragment: str, *values: Any, given: dict[str, Any] | None = None) -> list[tuple[Any, str]]:

@@ -1,9 +1,11 @@
-"""The sides of the comparison, as one process has them: opened once, then called with prompts and latents."""
+"""The pipelines that are compared, as their own process has them: opened once, then called with prompts and latents."""
 
 import importlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,22 +23,26 @@ TEXT_ENGINES = {
 TORCH_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "int8"}
 OUR_MODULES = ("runtime.pipeline",)
 THEIR_MODULES = ("torch", "diffusers.pipelines.audioldm2", "transformers.models.gpt2.modeling_gpt2")
+Arrays = Mapping[str, Any]  # of an engine, by name
 EndOfStep = Callable[..., None]
 Outcome = tuple[np.ndarray, dict[str, float]]  # audios (rows, samples), seconds by stage
 
 
-class Contender(Protocol):
-    """One side, open."""
+class StagedPipeline(Protocol):
+    """A pipeline that is open, and whose calls tell how long each of their stages took."""
 
     sample_rate_hz: int
-    precision: str  # what its matrix products are in
+    precision: str  # of its matrix products
 
     def render(self, prompts: list[str], latents: np.ndarray | None, steps: int, end_of_step: EndOfStep) -> Outcome:
-        """Make a waveform of each prompt, from latents (rows, channels, height, width) or, if None, its own noise."""
+        """Make a waveform of each prompt from latents (rows, channels, height, width); from noise of its own if None.
+
+        `end_of_step` is called whenever a denoising step has ended.
+        """
 
 
 class Clock:
-    """Seconds spent in methods that are wrapped, by stage, and when each stage began and ended."""
+    """Adds up the seconds that are spent in stages, and knows when each stage last began and ended."""
 
     def __init__(self, wait: Callable[[], None] = lambda: None) -> None:
         self._wait = wait  # for the device, so that what it does counts where it is asked for
@@ -44,54 +50,63 @@ class Clock:
         self.begun: dict[str, float] = {}
         self.ended: dict[str, float] = {}
 
+    @contextmanager
+    def timing(self, stage: str) -> Iterator[None]:
+        """Count the time that the block takes as time of a stage."""
+        self._wait()
+        self.begun[stage] = time.perf_counter()
+        yield
+        self._wait()
+        self.ended[stage] = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + self.ended[stage] - self.begun[stage]
+
     def wrap(self, owner: Any, method: str, stage: str) -> None:
-        """Time every call of a method from now on."""
+        """Time every call of a method of the reference pipeline from now on: it has no hook of its own."""
         inner = getattr(owner, method)
 
         def timed(*arguments: Any, **named: Any) -> Any:
-            self._wait()
-            self.begun[stage] = time.perf_counter()
-            result = inner(*arguments, **named)
-            self._wait()
-            self.ended[stage] = time.perf_counter()
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + self.ended[stage] - self.begun[stage]
-            return result
+            with self.timing(stage):
+                return inner(*arguments, **named)
 
         setattr(owner, method, timed)
 
+    def timed_run(self, stage: str, run: Callable[[Arrays], Arrays], feeds: Arrays) -> Arrays:
+        """Run one of our engines as a part of a stage; see `OpenEngines.intercept`."""
+        with self.timing(stage):
+            return run(feeds)
+
     def text(self, seconds: float) -> dict[str, float]:
-        """The parts of `seconds` of encoding, if any of them is timed."""
+        """`seconds` of encoding, split into its parts if any was timed. What no part took was spent on tokenizing."""
         parts = {name: self.seconds[name] for name in TEXT if name in self.seconds}
         return {"tokenize": seconds - sum(parts.values()), **parts} if parts else {"encode": seconds}
 
 
 def openvino_precision() -> str:
-    """What OpenVINO's CPU plugin computes in by itself."""
+    """The precision in which OpenVINO's CPU plugin computes if it is left to choose."""
     import openvino
 
     return "bf16" if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "fp32"
 
 
-class Ours:
-    """`runtime` over a bundle; its engines are loaded here, not by the first call."""
+class OurPipeline:
+    """Our pipeline over a bundle. Its engines are loaded when it is opened, not by the first call."""
 
     def __init__(self, case: Mapping[str, Any]) -> None:
         from runtime import AudioLDM2Pipeline
-        from runtime.pipeline import AUDIO_STAGE, TEXT_STAGE
+        from runtime.bundle import Bundle
 
-        self._pipeline = AudioLDM2Pipeline.from_pretrained(
-            case["engines"], device=case["device"], backend=case["backend"], precision=case["asked_precision"]
-        )
-        engines, self._clock = self._pipeline._engines, Clock()
-        engines.open(*TEXT_STAGE, "unet", *AUDIO_STAGE)
+        bundle, self._clock = Bundle.read(case["engines"]), Clock()
+        options = {"backend": case["backend"] or "auto", "precision": case["asked_precision"]}
+        self._pipeline = AudioLDM2Pipeline(bundle, case["device"], **options)
+        self._pipeline.engines.open(*TEXT_ENGINES, "unet", "vae_decoder", "vocoder")
         if case["device"] == "cpu":  # a GPU works later than it is asked to, and replays graphs of these runs
             for name, stage in TEXT_ENGINES.items():
-                self._clock.wrap(engines[name], "run", stage)
+                self._pipeline.engines.intercept(name, partial(self._clock.timed_run, stage))
         self.precision: str = case["precision"] or openvino_precision()
-        self.sample_rate_hz = self._pipeline._audio.sample_rate_hz
+        self.sample_rate_hz = bundle.manifest.audio.sample_rate_hz
 
     def render(self, prompts: list[str], latents: np.ndarray | None, steps: int, end_of_step: EndOfStep) -> Outcome:
-        """As a Contender."""
+        """As StagedPipeline says."""
         self._clock.seconds.clear()
         result = self._pipeline(
             prompts,
@@ -105,8 +120,8 @@ class Ours:
         return result.audios, {**self._clock.text(result.timings["encode"]), **stages}
 
 
-class Diffusers:
-    """The reference pipeline; compiled, or with its modules swapped, as the case says."""
+class ReferencePipeline:
+    """The reference pipeline, from diffusers; compiled, or with its modules swapped for others, as the case says."""
 
     def __init__(self, case: Mapping[str, Any]) -> None:
         import diffusers
@@ -142,7 +157,7 @@ class Diffusers:
         return clock
 
     def render(self, prompts: list[str], latents: np.ndarray | None, steps: int, end_of_step: EndOfStep) -> Outcome:
-        """As a Contender."""
+        """As StagedPipeline says."""
         clock, torch, unet = self._clock, self._torch, self._pipe.unet
         clock.seconds.clear()
         given = None if latents is None else torch.from_numpy(latents).to(self._pipe.device, unet.dtype)
@@ -161,12 +176,12 @@ class Diffusers:
         return made.audios, {**clock.text(clock.seconds["text"]), **stages}
 
 
-def open_contender(case: Mapping[str, Any]) -> Contender:
-    """The contender of a case, in this process."""
-    return Ours(case) if case["ours"] else Diffusers(case)
+def open_pipeline(case: Mapping[str, Any]) -> StagedPipeline:
+    """Open the pipeline of a case in this process."""
+    return OurPipeline(case) if case["ours"] else ReferencePipeline(case)
 
 
 def import_for(case: Mapping[str, Any]) -> None:
-    """Import what a case needs, so that it can be timed apart from opening."""
+    """Import the modules that a case needs, so that importing is timed apart from opening."""
     for name in OUR_MODULES if case["ours"] else THEIR_MODULES:
         importlib.import_module(name)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from bench.judge import Floats
+from bench.rivals import load_reference
 from export.demo.training.mel import log_mel
 from runtime import AudioLDM2Pipeline
 from runtime.bundle import Bundle, OpenEngines, open_bundle_device
@@ -22,7 +23,7 @@ ROWS = 8  # waveforms at once
 
 @dataclass(frozen=True)
 class Setting:
-    """How sounds are made; `scheduler` is a class name, None the checkpoint's own."""
+    """How sounds are made. `scheduler` is a class name, or None for the checkpoint's own."""
 
     scheduler: str | None = None
     steps: int = 20
@@ -39,34 +40,34 @@ class Setting:
         return f"{scheduler} {self.steps}, guidance {self.guidance:g}{interval}{cache}{negative}"
 
 
-class Contender(Protocol):
-    """Makes one waveform for each caption, each from its own seed."""
+class SoundMaker(Protocol):
+    """Makes a waveform of each caption, each from a seed of its own."""
 
     sample_rate_hz: int
 
     def render(self, captions: Sequence[str], seeds: Sequence[int], seconds: float, setting: Setting) -> Floats:
-        """(rows, samples), at `sample_rate_hz`."""
+        """Waveforms (rows, samples) at `sample_rate_hz`, one for each caption, `seconds` long."""
 
 
-class Ours:
-    """A bundle in our runtime; also its CLAP, for scores."""
+class OurSounds:
+    """A bundle in our runtime, which also lends its CLAP to score sounds."""
 
     def __init__(self, engines: Path) -> None:
         bundle = Bundle.read(engines)
         if bundle.manifest.speech is not None:
             raise InputError(f"{engines} is a speech checkpoint's: the captions are for one that makes sounds")
-        self.pipeline = AudioLDM2Pipeline(bundle)
+        self._pipeline = AudioLDM2Pipeline(bundle)
         self.sample_rate_hz = bundle.manifest.audio.sample_rate_hz
         self._extractor, self._device = bundle.manifest.feature_extractor, open_bundle_device(bundle)
         self._engines = OpenEngines(bundle, self._device)
         self._encoder = PromptEncoder(self._engines, *open_tokenizers(bundle), self._device)
 
     def render(self, captions: Sequence[str], seeds: Sequence[int], seconds: float, setting: Setting) -> Floats:
-        """As a Contender."""
+        """As SoundMaker says."""
         parts = []
         for first in range(0, len(captions), ROWS):
             some = list(captions[first : first + ROWS])
-            made = self.pipeline(
+            made = self._pipeline(
                 some,
                 seed=list(seeds[first : first + ROWS]),
                 audio_length_in_s=seconds,
@@ -81,37 +82,33 @@ class Ours:
         return np.concatenate(parts)
 
     def clap_scores(self, captions: Sequence[str], audios: Floats, sample_rate_hz: int) -> Floats:
-        """Cosine similarity, (rows,), of each waveform of (rows, samples) with its caption, as ranking has it."""
+        """CLAP's score, (rows,), of each waveform of (rows, samples) with its caption, as the pipeline ranks by it."""
         scores = []
         with self._device.active():
-            for caption, audio in zip(captions, audios, strict=True):
-                text = self._device.to_host(self._encoder.text_embeds([caption]))
-                where = self._engines["audio_encoder"], self._device
-                scores.append(clap_scores(*where, text, audio[None], sample_rate_hz, self._extractor))
+            for first in range(0, len(captions), ROWS):
+                some = slice(first, first + ROWS)
+                texts = self._device.to_host(self._encoder.text_embeds(list(captions[some])))
+                encoder = self._engines["audio_encoder"]
+                scores.append(clap_scores(encoder, texts, audios[some], sample_rate_hz, self._extractor, self._device))
         return np.concatenate(scores)
 
     def close(self) -> None:
         """Free all engines."""
-        self.pipeline.close()
+        self._pipeline.close()
         self._engines.close()
 
 
-class Reference:
-    """diffusers' AudioLDM2Pipeline in FP32, with GPT2LMHeadModel, from a folder in diffusers' layout."""
+class ReferenceSounds:
+    """The reference pipeline in FP32, over a checkpoint folder in diffusers' layout."""
 
     def __init__(self, checkpoint: Path) -> None:
-        from diffusers import AudioLDM2Pipeline as Pipeline
-        from transformers import GPT2LMHeadModel
-
         _check_folder(checkpoint)
-        language_model = GPT2LMHeadModel.from_pretrained(checkpoint / "language_model", dtype=torch.float32)
-        self._pipeline = Pipeline.from_pretrained(checkpoint, language_model=language_model, dtype=torch.float32)
-        self._pipeline.set_progress_bar_config(disable=True)
+        self._pipeline = load_reference(checkpoint, "float32", "cpu")
         self._scheduler = self._pipeline.scheduler
         self.sample_rate_hz: int = self._pipeline.vocoder.config.sampling_rate
 
     def render(self, captions: Sequence[str], seeds: Sequence[int], seconds: float, setting: Setting) -> Floats:
-        """As a Contender. One by one: in a batch the reference's shorter prompts hear the padding."""
+        """As SoundMaker says, one caption at a time: in a batch the reference's shorter prompts hear the padding."""
         import diffusers
 
         scheduler = getattr(diffusers, setting.scheduler) if setting.scheduler else type(self._scheduler)
@@ -132,9 +129,9 @@ class Reference:
 
 @torch.no_grad()
 def round_trips(checkpoint: Path, audios: Floats) -> tuple[int, Iterator[tuple[str, Floats]]]:
-    """Real sounds (rows, samples) at 16 kHz through the vocoder alone, and through the autoencoder before it.
+    """Send real sounds of (rows, samples) at 16 kHz through the vocoder alone, then through the autoencoder and it.
 
-    Returns the sample rate, and name and waveforms of each: what fails in both is the vocoder's fault.
+    Returns the sample rate, and the name and the waveforms of each way. What fails in both is the vocoder's fault.
     """
     from diffusers import AutoencoderKL
     from transformers import SpeechT5HifiGan
