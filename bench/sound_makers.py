@@ -1,5 +1,6 @@
 """Who makes the sounds that are judged: our runtime, the reference pipeline, or the autoencoder and vocoder alone."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from bench.judge import Floats
 from bench.rivals import load_reference
 from export.demo.training.mel import log_mel
 from runtime import AudioLDM2Pipeline
-from runtime.bundle import Bundle, OpenEngines, open_bundle_device
+from runtime.bundle import Bundle, OpenEngines, open_bundle_device, preferred_backend
 from runtime.errors import InputError
 from runtime.sound.scoring import clap_scores
 from runtime.text.encoder import PromptEncoder
@@ -56,7 +57,7 @@ class OurSounds:
         bundle = Bundle.read(engines)
         if bundle.manifest.speech is not None:
             raise InputError(f"{engines} is a speech checkpoint's: the captions are for one that makes sounds")
-        self._pipeline = AudioLDM2Pipeline(bundle)
+        self._pipeline = AudioLDM2Pipeline(bundle, backend=preferred_backend(bundle, os.environ))
         self.sample_rate_hz = bundle.manifest.audio.sample_rate_hz
         self._extractor, self._device = bundle.manifest.feature_extractor, open_bundle_device(bundle)
         self._engines = OpenEngines(bundle, self._device)

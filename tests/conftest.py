@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+from hypothesis import settings
 
 from tests.checkpoints import SMALL, SPEECH
 
@@ -21,6 +22,9 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     # Before torch and NumPy are imported: threads of more processes than there are cores wait for each other.
     share = str(max(1, (os.cpu_count() or 1) // workers))
     os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"), share))
+
+settings.register_profile("side by side", deadline=None)  # an example may wait while other processes have the cores
+settings.load_profile("side by side")
 
 
 @pytest.fixture(scope="session", autouse=True)
