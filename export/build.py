@@ -3,6 +3,7 @@
 import gc
 import importlib
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from export.checkpoint import Checkpoint
 from export.components import COMPONENTS
 from export.consistency import check_consistency
 from export.demo import TRAINED
+from export.destination import resolve_destination
 from export.errors import CheckpointError
 from export.hub import fetch
 from export.islands import measure_islands
@@ -70,6 +72,7 @@ def build(checkpoint: Checkpoint, out: Path, target: Target | None = None, repor
     An engine of an earlier bundle there that was made from the same weights, configs, code, versions and options is
     taken over. Raises CheckpointError or BuildError, and then leaves no partial bundle.
     """
+    out = resolve_destination(out)
     check_consistency(checkpoint)
     target = target or Target()
     target.check_installed()
@@ -196,8 +199,20 @@ def _reuse(earlier: Bundle, folder: Path, name: str, key: str) -> EngineSpec | N
     except BundleError:
         return None
     for path in paths:
-        os.link(path, folder / path.name)
+        _link_or_copy(path, folder / path.name)
     return spec
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Make `target` another name of `source`, or a copy where that cannot be: exFAT and some network shares.
+
+    `source` may be a symbolic link: where that leads is what gets the second name.
+    """
+    source = source.resolve()
+    try:
+        os.link(source, target)
+    except (OSError, NotImplementedError, AttributeError):  # the last one on systems without hard links
+        shutil.copyfile(source, target)
 
 
 def _graph_inputs(path: Path, inputs: dict[str, TensorSpec]) -> dict[str, TensorSpec]:
