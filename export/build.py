@@ -16,13 +16,13 @@ from export.calibration import Feeds, record
 from export.checkpoint import Checkpoint
 from export.components import COMPONENTS
 from export.consistency import check_consistency
-from export.demo import TRAINED
+from export.demo import trained
 from export.destination import resolve_destination
 from export.errors import CheckpointError
 from export.hub import fetch
 from export.islands import measure_islands
 from export.onnx import export_onnx, save
-from export.parity import check_parity
+from export.parity import check_parity, check_weights
 from export.precision import convert, read_model
 from export.staging import staged
 from export.target import QUANTIZED, Job, Target, build_keys
@@ -57,7 +57,7 @@ Report = Callable[[str], None]
 def open_checkpoint(identifier: str, revision: str | None = None) -> Checkpoint:
     """The checkpoint that a user names: `demo`, a local folder, or a hub id. Raises CheckpointError."""
     if identifier == DEMO:
-        return Checkpoint(TRAINED, DEMO)
+        return Checkpoint(trained(), DEMO)
     if Path(identifier).is_dir():
         if revision is not None:
             raise CheckpointError(f"'{identifier}' is a folder: --revision is for checkpoints on the hub")
@@ -129,7 +129,7 @@ def verify(bundle: Bundle, checkpoint: Checkpoint, report: Report = print) -> No
             continue
         with device.active():
             engine = bundle.open(name, device)
-        check_parity(name, make(checkpoint), engine, spec.tolerance, report, device)
+        check_parity(name, make(checkpoint), engine, spec.tolerance, report, device, precision=spec.precision)
         engine.close()
         gc.collect()
 
@@ -153,6 +153,7 @@ def _build_engine(
     """Trace one component, set its precision, and let the backend make an engine of the graph."""
     start = time.perf_counter()
     component = COMPONENTS[name](checkpoint)
+    check_weights(name, component)
     if target.fuses_attention and component.fuse_attention is not None:
         component.fuse_attention()
     with tempfile.TemporaryDirectory(dir=folder, prefix=".graph-") as work:

@@ -10,9 +10,9 @@ import numpy as np
 from runtime.backends.device import Array, Device
 from runtime.backends.specs import BuiltFor, TensorSpec, check_feeds, check_names
 from runtime.errors import EngineError, MissingDependencyError
+from runtime.install import install_command
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-CUDA_INSTALL = "pip uninstall onnxruntime, then pip install 'trt-audioldm2[cuda]'"  # both own one import name
 
 
 def load(
@@ -31,11 +31,11 @@ def load(
         import onnxruntime
     except ImportError as error:
         extra = "cpu" if device.name == "cpu" else "cuda"
-        raise MissingDependencyError(f"onnxruntime is not installed: pip install 'trt-audioldm2[{extra}]'") from error
+        raise MissingDependencyError(f"onnxruntime is not installed: {install_command(extra)}") from error
     if device.precision == "bf16":
         raise EngineError("precision bf16: ONNX Runtime computes in fp32 on a CPU; use the backend openvino")
     if device.name != "cpu" and CUDA not in onnxruntime.get_available_providers():
-        raise EngineError(f"{path.name}: this onnxruntime has no CUDA provider: {CUDA_INSTALL}")
+        raise EngineError(f"{path.name}: this onnxruntime has no CUDA provider: {_cuda_install()}")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only: warnings about folded constants help nobody who renders audio
     try:
@@ -46,7 +46,7 @@ def load(
         return OrtEngine(path.stem, session, inputs, outputs)
     if session.get_providers()[0] != CUDA:
         raise EngineError(
-            f"{path.name}: ONNX Runtime fell back to {session.get_providers()[0]}: {CUDA_INSTALL}, and the CUDA "
+            f"{path.name}: ONNX Runtime fell back to {session.get_providers()[0]}: {_cuda_install()}, and the CUDA "
             "libraries that it was built for"
         )
     return OrtCudaEngine(path.stem, session, inputs, outputs, device)
@@ -127,3 +127,8 @@ def _providers(device: Device) -> list[Any]:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _cuda_install() -> str:
+    """What makes ONNX Runtime run on a GPU: its two packages own one import name, so the other has to go."""
+    return f"pip uninstall onnxruntime, then {install_command('cuda')}"

@@ -15,6 +15,7 @@ from runtime.backends.cache import cache_folder
 from runtime.backends.device import Array, Device
 from runtime.backends.specs import BuiltFor, TensorSpec, check_feeds, check_names
 from runtime.errors import EngineError, MissingDependencyError
+from runtime.install import install_command
 
 # Engines that grow with the audio are compiled for each size in use: they are faster so. Lengths of texts stay open,
 # which costs nothing, and text engines have one program for all shapes.
@@ -48,7 +49,7 @@ def load(
     try:
         import openvino
     except ImportError as error:
-        raise MissingDependencyError("openvino is not installed: pip install 'trt-audioldm2[openvino]'") from error
+        raise MissingDependencyError(f"openvino is not installed: {install_command('openvino')}") from error
     core = openvino.Core()
     precision = _precision(core, device.precision)
     if device.precision == "auto" and precision == "bf16" and path.stem in HEARD:

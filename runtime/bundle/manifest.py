@@ -29,10 +29,15 @@ class FileSpec(_Part, frozen=True):
 
 
 class ParityCheck(_Part, frozen=True):
-    """One comparison of an engine with its torch module: sizes of the axes, worst relative L2 error of any output."""
+    """One comparison of an engine with its torch module: sizes of the axes, worst relative L2 error of any output.
+
+    `half_error` is the error of the torch module itself in the engine's half precision, on the same inputs. It is there
+    where the engine's is above its tolerance, and was admitted for it.
+    """
 
     sizes: dict[str, int]
     relative_error: float
+    half_error: float | None = None
 
 
 class Island(_Part, frozen=True):

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.errors import MissingDependencyError
+from runtime.install import install_command
 from runtime.sound.mel import hz_to_mel, mel_filters
 
 MEL_BINS, WINDOW_S, MOST_COLUMNS = 128, 0.064, 1500
@@ -19,7 +20,7 @@ def check_plot() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise MissingDependencyError("matplotlib is not installed: pip install 'trt-audioldm2[plot]'") from error
+        raise MissingDependencyError(f"matplotlib is not installed: {install_command('plot')}") from error
 
 
 def plot_spectrogram(audio: npt.NDArray[np.float32], sample_rate_hz: int, path: Path, title: str = "") -> None:

@@ -6,9 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from export.build import build
-from export.checkpoint import Checkpoint
-from export.demo import TRAINED
 from export.destination import resolve_destination
 from export.errors import BuildError
 from export.staging import staged
@@ -199,10 +196,3 @@ def test_a_new_or_empty_folder_is_taken(tmp_path: Path, parent: str) -> None:
     assert resolve_destination(out) == out.resolve()
     out.mkdir(parents=True)
     assert resolve_destination(out) == out.resolve()
-
-
-def test_a_build_refuses_before_it_begins(tmp_path: Path) -> None:
-    (tmp_path / "mine").write_text("years of work")
-    with raises_line(BuildError, "is no bundle"):
-        build(Checkpoint(TRAINED, "demo"), tmp_path, report=lambda line: pytest.fail(line))
-    assert tree(tmp_path) == {"mine": b"years of work"}

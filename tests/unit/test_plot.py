@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from runtime.errors import MissingDependencyError
+from runtime.install import install_command
 from runtime.sound.mel import hz_to_mel
 from runtime.sound.plot import MEL_BINS, MOST_COLUMNS, check_plot, mel_levels_db, plot_spectrogram
+from tests.unit.helpers import raises_line
 
 RATE_HZ = 16_000
 
@@ -57,5 +59,5 @@ def test_the_axes_are_seconds_and_hertz(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_without_matplotlib_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'trt-audioldm2\[plot\]'"):
+    with raises_line(MissingDependencyError, f"matplotlib is not installed: {install_command('plot')}"):
         check_plot()
