@@ -3,6 +3,7 @@
 import gc
 import importlib
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,12 +17,13 @@ from export.checkpoint import Checkpoint
 from export.components import COMPONENTS
 from export.components.component import TYPICAL_TOKENS
 from export.consistency import check_consistency
-from export.demo import TRAINED
+from export.demo import trained
+from export.destination import resolve_destination
 from export.errors import CheckpointError
 from export.hub import fetch
 from export.islands import measure_islands
 from export.onnx import export_onnx, save
-from export.parity import check_parity
+from export.parity import check_parity, check_weights
 from export.precision import convert, read_model
 from export.staging import staged
 from export.target import QUANTIZED, Job, Target, build_keys
@@ -56,7 +58,7 @@ Report = Callable[[str], None]
 def open_checkpoint(identifier: str, revision: str | None = None) -> Checkpoint:
     """The checkpoint that a user names: `demo`, a local folder, or a hub id. Raises CheckpointError."""
     if identifier == DEMO:
-        return Checkpoint(TRAINED, DEMO)
+        return Checkpoint(trained(), DEMO)
     if Path(identifier).is_dir():
         if revision is not None:
             raise CheckpointError(f"'{identifier}' is a folder: --revision is for checkpoints on the hub")
@@ -71,6 +73,7 @@ def build(checkpoint: Checkpoint, out: Path, target: Target | None = None, repor
     An engine of an earlier bundle there that was made from the same weights, configs, code, versions and options is
     taken over. Raises CheckpointError or BuildError, and then leaves no partial bundle.
     """
+    out = resolve_destination(out)
     check_consistency(checkpoint)
     target = target or Target()
     target.check_installed()
@@ -127,7 +130,7 @@ def verify(bundle: Bundle, checkpoint: Checkpoint, report: Report = print) -> No
             continue
         with device.active():
             engine = bundle.open(name, device)
-        check_parity(name, make(checkpoint), engine, spec.record.tolerance, report, device)
+        check_parity(name, make(checkpoint), engine, spec.record.tolerance, report, device, precision=spec.precision)
         engine.close()
         gc.collect()
 
@@ -151,6 +154,7 @@ def _build_engine(
     """Trace one component, set its precision, and let the backend make an engine of the graph."""
     start = time.perf_counter()
     component = COMPONENTS[name](checkpoint)
+    check_weights(name, component)
     if target.fuses_attention and component.fuse_attention is not None:
         component.fuse_attention()
     with tempfile.TemporaryDirectory(dir=folder, prefix=".graph-") as work:
@@ -197,8 +201,20 @@ def _reuse(earlier: Bundle, folder: Path, name: str, key: str) -> EngineSpec | N
     except BundleError:
         return None
     for path in paths:
-        os.link(path, folder / path.name)
+        _link_or_copy(path, folder / path.name)
     return spec
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Make `target` another name of `source`, or a copy where that cannot be: exFAT and some network shares.
+
+    `source` may be a symbolic link: where that leads is what gets the second name.
+    """
+    source = source.resolve()
+    try:
+        os.link(source, target)
+    except (OSError, NotImplementedError, AttributeError):  # the last one on systems without hard links
+        shutil.copyfile(source, target)
 
 
 def _graph_inputs(path: Path, inputs: dict[str, TensorSpec]) -> dict[str, TensorSpec]:

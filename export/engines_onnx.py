@@ -17,7 +17,7 @@ def make_engine(job: Job) -> EngineSpec:
     component, tolerance = job.component, TOLERANCE[job.target.precision]
     path = job.folder / job.graph.name
     engine = load_engine(path, backend="onnxruntime", inputs=job.inputs, outputs=component.outputs)
-    parity = check_parity(job.name, component, engine, tolerance, job.report)
+    parity = check_parity(job.name, component, engine, tolerance, job.report, precision=job.target.precision)
     engine.close()
     return job.engine_spec(
         files,

@@ -36,7 +36,7 @@ def make_engine(job: Job) -> EngineSpec:
         precision, tolerance = "fp16", TOLERANCE["fp16"]
         device = HostDevice("fp32")
         engine = load_engine(path, backend="openvino", inputs=job.inputs, outputs=component.outputs, device=device)
-        parity = check_parity(job.name, component, engine, tolerance, job.report)
+        parity = check_parity(job.name, component, engine, tolerance, job.report, precision=precision)
         engine.close()
     else:  # calibrated on what the engine sees in use, and compared on that: drawn inputs say nothing of it
         precision, tolerance = "int8", job.target.max_error

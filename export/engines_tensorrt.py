@@ -49,13 +49,13 @@ def make_engine(job: Job) -> EngineSpec:
     if device is None:
         job.report(f"  {job.name}: no GPU here: the graph is compared, with every half tensor rounded")
         with _rounded_graph(job) as graph:
-            parity = check_parity(job.name, component, graph, tolerance, job.report)
+            parity = check_parity(job.name, component, graph, tolerance, job.report, precision=target.precision)
     else:
         with device.active():
             compiled = load_engine(
                 path, backend="tensorrt", inputs=inputs, outputs=outputs, device=device, built_for=built_for
             )
-        parity = check_parity(job.name, component, compiled, tolerance, job.report, device)
+        parity = check_parity(job.name, component, compiled, tolerance, job.report, device, precision=target.precision)
         compiled.close()
     return job.engine_spec(
         (path, layers_file(path)),

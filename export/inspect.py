@@ -7,7 +7,7 @@ from pathlib import Path
 from export.errors import BuildError
 from runtime.backends.specs import BuiltFor, TensorSpec
 from runtime.bundle import Bundle
-from runtime.bundle.manifest import Island
+from runtime.bundle.manifest import Island, ParityCheck
 
 
 def describe(bundle: Bundle) -> str:
@@ -32,12 +32,18 @@ def describe(bundle: Bundle) -> str:
             f"worst relative error {worst:.1e} of {len(record.parity)} checks (tolerance {record.tolerance:.0e})"
             + (", of its graph: never run" if record.parity_of == "graph" else "")
         )
+        lines += [f"  {_admitted(check, engine.precision)}" for check in record.parity if check.half_error is not None]
         lines += [f"  {island}" for island in map(_island, record.islands)]
         if engine.built_for is not None:
             lines.append(f"  for {_built_for(engine.built_for)}")
         for direction, tensors in (("in ", engine.inputs), ("out", engine.outputs)):
             lines += [f"  {direction} {tensor}: {_tensor(spec)}" for tensor, spec in tensors.items()]
     return "\n".join(lines)
+
+
+def _admitted(check: ParityCheck, precision: str) -> str:
+    sizes = " ".join(f"{axis}={size}" for axis, size in check.sizes.items())
+    return f"{check.relative_error:.1e} at {sizes}, where torch's own error in {precision} is {check.half_error:.1e}"
 
 
 def _island(island: Island) -> str:

@@ -22,6 +22,7 @@ from runtime.backends.specs import BuiltFor, TensorSpec
 from runtime.bundle.manifest import BuildRecord, EngineSpec, describe_file
 from runtime.bundle.schema import Backend, Precision
 from runtime.errors import MissingDependencyError
+from runtime.install import install_command
 
 PACKAGES = ("trt-audioldm2", "torch", "diffusers", "transformers", "onnxruntime", "onnxruntime-gpu")
 CPU_PACKAGES = ("openvino", "nncf")
@@ -108,7 +109,7 @@ class Target:
         needed = {"openvino": ("openvino", *(("nncf",) if self.precision == "int8" else ()))}.get(self.backend, ())
         for package in (package for package in needed if find_spec(package) is None):
             extra = "int8" if self.precision == "int8" else "openvino"
-            raise MissingDependencyError(f"{package} is not installed: pip install 'trt-audioldm2[cpu,export,{extra}]'")
+            raise MissingDependencyError(f"{package} is not installed: {install_command('cpu', 'export', extra)}")
 
     def versions(self) -> dict[str, str]:
         """Versions of all that makes the engines."""

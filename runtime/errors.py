@@ -26,4 +26,4 @@ class NumericsError(AudioLDM2Error):
 
 
 class MissingDependencyError(AudioLDM2Error, ImportError):
-    """An optional package is absent: says the exact `pip install` line."""
+    """An optional package is absent: says the command that installs it, see `runtime.install`."""

@@ -9,8 +9,7 @@ import numpy as np
 
 from runtime.backends.device import Array, Gpu, Replay, not_finite
 from runtime.errors import EngineError, MissingDependencyError
-
-INSTALL = "pip install 'trt-audioldm2[tensorrt]', or [tensorrt-rtx], or [cuda]"
+from runtime.install import install_command
 
 
 def import_cupy() -> Any:
@@ -18,7 +17,9 @@ def import_cupy() -> Any:
     try:
         import cupy
     except ImportError as error:
-        raise MissingDependencyError(f"cupy is not installed: {INSTALL}") from error
+        raise MissingDependencyError(
+            f"cupy is not installed: {install_command('tensorrt')} (or tensorrt-rtx, or cuda)"
+        ) from error
     if not cupy.cuda.is_available():
         raise EngineError("no usable NVIDIA GPU: CUDA finds no device or no driver here")
     return cupy

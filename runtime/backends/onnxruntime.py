@@ -12,9 +12,9 @@ from runtime.backends.quiet_import import import_quietly
 from runtime.backends.shared import Shared, file_key
 from runtime.backends.specs import BuiltFor, TensorSpec, check_feeds, check_names
 from runtime.errors import EngineError, MissingDependencyError
+from runtime.install import install_command
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-CUDA_INSTALL = "pip uninstall onnxruntime, then pip install 'trt-audioldm2[cuda]'"  # both own one import name
 
 _sessions: Shared[Any] = Shared()  # a session may be run by several threads at once
 
@@ -36,7 +36,7 @@ def load(
     if device.precision == "bf16":
         raise EngineError("precision bf16: ONNX Runtime computes in fp32 on a CPU; use the backend openvino")
     if device.gpu is not None and CUDA not in onnxruntime.get_available_providers():
-        raise EngineError(f"{path.name}: this onnxruntime has no CUDA provider: {CUDA_INSTALL}")
+        raise EngineError(f"{path.name}: this onnxruntime has no CUDA provider: {_cuda_install()}")
     if device.gpu is None:
         key = (file_key(path), device.cpu_threads)
         session = _sessions.get(key, lambda: open_session(onnxruntime, path, device))
@@ -44,7 +44,7 @@ def load(
     session = open_session(onnxruntime, path, device)  # it belongs to the device's stream
     if session.get_providers()[0] != CUDA:
         raise EngineError(
-            f"{path.name}: ONNX Runtime fell back to {session.get_providers()[0]}: {CUDA_INSTALL}, and the CUDA "
+            f"{path.name}: ONNX Runtime fell back to {session.get_providers()[0]}: {_cuda_install()}, and the CUDA "
             "libraries that it was built for"
         )
     return OrtCudaEngine(path.stem, session, inputs, outputs, device.gpu)
@@ -132,7 +132,7 @@ def _library(device: Device) -> Any:
         return import_quietly("onnxruntime")
     except ImportError as error:
         extra = "cpu" if device.gpu is None else "cuda"
-        raise MissingDependencyError(f"onnxruntime is not installed: pip install 'trt-audioldm2[{extra}]'") from error
+        raise MissingDependencyError(f"onnxruntime is not installed: {install_command(extra)}") from error
 
 
 def _providers(device: Device) -> list[Any]:
@@ -144,3 +144,8 @@ def _providers(device: Device) -> list[Any]:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _cuda_install() -> str:
+    """What makes ONNX Runtime run on a GPU: its two packages own one import name, so the other has to go."""
+    return f"pip uninstall onnxruntime, then {install_command('cuda')}"

@@ -19,6 +19,7 @@ from runtime.backends.quiet_import import import_quietly
 from runtime.backends.shared import Shared, file_key
 from runtime.backends.specs import BuiltFor, TensorSpec, check_feeds, check_names
 from runtime.errors import EngineError, MissingDependencyError
+from runtime.install import install_command
 
 # Engines that grow with the audio are compiled for each size in use: they are faster so. Lengths of texts stay open,
 # which costs nothing, and text engines have one program for all shapes.
@@ -63,7 +64,7 @@ class Program:
         try:
             self._openvino = import_quietly("openvino")
         except ImportError as error:
-            raise MissingDependencyError("openvino is not installed: pip install 'trt-audioldm2[openvino]'") from error
+            raise MissingDependencyError(f"openvino is not installed: {install_command('openvino')}") from error
         self._path, self._core = path, self._openvino.Core()
         self.precision = _precision(self._core, device.precision)
         if device.precision == "auto" and self.precision == "bf16" and audible:

@@ -13,6 +13,7 @@ from runtime.backends.device import Array, Device, Gpu
 from runtime.backends.open_device import usable_gpu
 from runtime.backends.specs import BuiltFor, ShapeProfile, TensorSpec, check_feeds
 from runtime.errors import EngineError, IncompatibleEngineError, MissingDependencyError
+from runtime.install import install_command
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ def library(*flavours: str) -> tuple[Any, str]:
         except ImportError as error:
             cause = error
     extra = flavours[0].replace("_", "-")
-    raise MissingDependencyError(f"{extra} is not installed: pip install 'trt-audioldm2[{extra}]'") from cause
+    raise MissingDependencyError(f"{extra} is not installed: {install_command(extra)}") from cause
 
 
 def Logger(trt: Any) -> Any:  # noqa: N802  makes a class of the library's

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.errors import MissingDependencyError
+from runtime.install import install_command
 from runtime.sound.mel import hz_to_mel, mel_to_hz
 from runtime.sound.title import fitted_title
 from runtime.sound.whole_file import write_whole
@@ -28,7 +29,7 @@ def check_plot() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise MissingDependencyError("matplotlib is not installed: pip install 'trt-audioldm2[plot]'") from error
+        raise MissingDependencyError(f"matplotlib is not installed: {install_command('plot')}") from error
 
 
 def try_plot(audio: npt.NDArray[np.float32], sample_rate_hz: int, path: Path, title: str = "") -> Path | None:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from runtime.bundle.manifest import SpeechSpec
 from runtime.errors import InputError, MissingDependencyError
+from runtime.install import install_command
 from runtime.wording import readable
 
 logger = logging.getLogger(__name__)
@@ -127,7 +128,7 @@ def phonemes(text: str) -> str:
     try:
         import phonemizer
     except ImportError as error:
-        raise MissingDependencyError("phonemizer is not installed: pip install 'trt-audioldm2[tts]'") from error
+        raise MissingDependencyError(f"phonemizer is not installed: {install_command('tts')}") from error
     try:
         spoken: str = phonemizer.phonemize(
             text, language="en-us", backend="espeak", strip=True, preserve_punctuation=True, with_stress=True

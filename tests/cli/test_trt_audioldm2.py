@@ -15,6 +15,7 @@ import pytest
 import soundfile
 
 from runtime.cli import main
+from runtime.install import install_command
 
 PROMPT = "rain falls on a tin roof"
 FAST = ["--steps", "2", "--duration", "0.5"]
@@ -72,7 +73,7 @@ def test_plot_without_matplotlib_is_refused_before_the_render(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     arguments = [PROMPT, "--engines", str(engines), "-o", str(tmp_path / "rain.wav"), "--plot", *FAST]
-    refused(arguments, capsys, "pip install 'trt-audioldm2[plot]'")
+    refused(arguments, capsys, install_command("plot"))
     assert not list(tmp_path.iterdir())
 
 

@@ -21,6 +21,7 @@ from export.target import QUANTIZED, Target
 from runtime import AudioLDM2Pipeline, InputError
 from runtime.bundle import Bundle
 from runtime.errors import MissingDependencyError
+from runtime.install import install_command
 from tests.unit.helpers import raises_line
 
 WIDTH = 32
@@ -118,7 +119,8 @@ def test_what_is_missing_is_said_before_anything_is_built(
 ) -> None:
     monkeypatch.setattr("export.target.find_spec", lambda package: None if package == missing else True)
     lines: list[str] = []
-    with raises_line(MissingDependencyError, f"{missing} is not installed", "pip install"):
+    extra = "int8" if precision == "int8" else "openvino"
+    with raises_line(MissingDependencyError, f"{missing} is not installed: {install_command('cpu', 'export', extra)}"):
         build(
             Checkpoint(checkpoint("plain"), "x"),
             tmp_path / "x",

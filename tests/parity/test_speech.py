@@ -21,6 +21,7 @@ from runtime import AudioLDM2Pipeline
 from runtime.bundle import Bundle
 from runtime.cli import main as cli
 from runtime.errors import InputError, MissingDependencyError
+from runtime.install import install_command
 from runtime.text.speech import VitsTokenizer as OurTokenizer
 from tests.checkpoints import SPEECH
 from tests.parity.test_pipeline import AUDIBLE, SEEN, random_text, run_reference
@@ -152,7 +153,7 @@ def test_what_is_missing_for_phonemes_is_named(monkeypatch: pytest.MonkeyPatch, 
         with raises_line(MissingDependencyError, "espeak-ng", "apt-get install espeak-ng"):
             ours.ids("say it")
     monkeypatch.setitem(sys.modules, "phonemizer", None)
-    with raises_line(MissingDependencyError, "phonemizer", "pip install 'trt-audioldm2[tts]'"):
+    with raises_line(MissingDependencyError, "phonemizer", f"not installed: {install_command('tts')}"):
         ours.ids("say it")
 
 

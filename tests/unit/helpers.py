@@ -1,5 +1,6 @@
 """What several unit tests share: specs like the published checkpoint's, and a check of one-line errors."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from runtime.bundle.manifest import AudioSpec, FeatureExtractorSpec
+from runtime.bundle.manifest import SCHEMA, AudioSpec, FeatureExtractorSpec
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,3 +57,10 @@ def raises_line(kind: type[Exception], *fragments: str) -> Iterator[None]:
     assert len(line.splitlines()) == 1, f"not one line: {line!r}"
     for fragment in fragments:
         assert fragment in line, f"no {fragment!r} in {line!r}"
+
+
+def manifest(*files: str, schema: int = SCHEMA) -> str:
+    """As much of a manifest as every schema of ours has."""
+    described = [{"name": name, "size_bytes": 1, "sha256": "0" * 64} for name in files]
+    checkpoint = {"id": "demo", "revision": None, "weights_sha256": "0" * 64}
+    return json.dumps({"schema": schema, "checkpoint": checkpoint, "engines": {"unet": {"files": described}}})

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from runtime.errors import InputError, MissingDependencyError
+from runtime.install import install_command
 from runtime.sound.mel import hz_to_mel
 from runtime.sound.plot import MEL_BANDS, MOST_COLUMNS, check_plot, mel_levels_dbfs, plot_spectrogram, try_plot
 from tests.unit.helpers import raises_line
@@ -179,5 +180,5 @@ def test_the_axes_are_seconds_and_hertz(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_without_matplotlib_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'trt-audioldm2\[plot\]'"):
+    with raises_line(MissingDependencyError, f"matplotlib is not installed: {install_command('plot')}"):
         check_plot()
