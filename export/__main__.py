@@ -42,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     build = commands.add_parser("build", help="build a bundle from a checkpoint", allow_abbrev=False)
     build.add_argument("--checkpoint", required=True, help="hub id, folder in diffusers layout, or 'demo'")
     build.add_argument("--revision", help="branch, tag or commit of a hub checkpoint")
+    build.add_argument("--variant", metavar="NAME", help="weights of this variant, such as fp16, where there are some")
     build.add_argument("--out", type=Path, help=f"the bundle's folder (default: {ENGINES_FOLDER}/NAME)")
     build.add_argument("--backend", choices=BACKENDS, default="onnx", help="engine format (default: onnx)")
     build.add_argument("--precision", choices=["fp32", "fp16", "bf16", "int8"], help="(default: fp32; openvino: fp16)")
@@ -108,7 +109,7 @@ def _build(options: argparse.Namespace) -> None:
         ),
     )
     out = options.out or Path(ENGINES_FOLDER) / (_bundle_name(options.checkpoint) + target.suffix)
-    build(open_checkpoint(options.checkpoint, options.revision), out, target)
+    build(open_checkpoint(options.checkpoint, options.revision, options.variant), out, target)
     print(f"built {out}")
 
 

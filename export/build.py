@@ -14,7 +14,7 @@ import onnx
 from export.calibration import Feeds, record
 from export.checkpoint import Checkpoint
 from export.components import COMPONENTS
-from export.consistency import check_consistency
+from export.consistency import check_consistency, try_components
 from export.demo import TRAINED
 from export.errors import CheckpointError
 from export.hub import fetch
@@ -35,7 +35,6 @@ from runtime.bundle.manifest import (
     Manifest,
     SpeechSpec,
     TokenizerSpec,
-    describe_file,
     write_manifest,
 )
 from runtime.errors import BundleError
@@ -48,20 +47,19 @@ MAKERS = {  # backend: the module that makes its engines, by a function `make_en
     "tensorrt-rtx": "export.engines_tensorrt",
 }
 TOKENIZERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}  # engine: part of the checkpoint
-VOCABULARY = "vocabulary.json"
 Report = Callable[[str], None]
 
 
-def open_checkpoint(identifier: str, revision: str | None = None) -> Checkpoint:
+def open_checkpoint(identifier: str, revision: str | None = None, variant: str | None = None) -> Checkpoint:
     """The checkpoint that a user names: `demo`, a local folder, or a hub id. Raises CheckpointError."""
     if identifier == DEMO:
-        return Checkpoint(TRAINED, DEMO)
+        return Checkpoint(TRAINED, DEMO, variant=variant)
     if Path(identifier).is_dir():
         if revision is not None:
             raise CheckpointError(f"'{identifier}' is a folder: --revision is for checkpoints on the hub")
-        return Checkpoint(Path(identifier), identifier)
-    cached, commit = fetch(identifier, revision)
-    return Checkpoint(cached, identifier, commit)
+        return Checkpoint(Path(identifier), identifier, variant=variant)
+    cached, commit = fetch(identifier, revision, variant)
+    return Checkpoint(cached, identifier, commit, variant)
 
 
 def build(checkpoint: Checkpoint, out: Path, target: Target | None = None, report: Report = print) -> None:
@@ -76,6 +74,8 @@ def build(checkpoint: Checkpoint, out: Path, target: Target | None = None, repor
     versions = target.versions()
     keys = build_keys(checkpoint, target, versions)
     earlier = _earlier_bundle(out)
+    kept = {} if earlier is None else {name: engine.build_key for name, engine in earlier.manifest.engines.items()}
+    try_components(checkpoint, (name for name, key in keys.items() if kept.get(name) != key))
     with staged(out) as folder:
         engines: dict[str, EngineSpec] = {}
         feeds: Mapping[str, list[Feeds]] | None = None
@@ -207,16 +207,12 @@ def _graph_inputs(path: Path, inputs: dict[str, TensorSpec]) -> dict[str, Tensor
 
 
 def _write_tokenizer(checkpoint: Checkpoint, folder: Path, part: str) -> TokenizerSpec:
-    tokenizer = checkpoint.tokenizer(part)
-    (folder / f"{part}.json").write_text(tokenizer.json, encoding="utf-8")
-    return TokenizerSpec(
-        file=describe_file(folder, f"{part}.json"),
-        max_length=tokenizer.max_length,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    spec, text = checkpoint.tokenizer(part)
+    (folder / spec.file.name).write_bytes(text.encode())
+    return spec
 
 
 def _write_speech(checkpoint: Checkpoint, folder: Path) -> SpeechSpec:
-    fields = dict(vars(checkpoint.speech()))
-    (folder / VOCABULARY).write_bytes(msgspec.json.encode(fields.pop("vocabulary")))
-    return SpeechSpec(file=describe_file(folder, VOCABULARY), **fields)
+    spec, vocabulary = checkpoint.speech()
+    (folder / spec.file.name).write_bytes(msgspec.json.encode(vocabulary))
+    return spec

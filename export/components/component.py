@@ -22,8 +22,9 @@ class Component:
     """A torch module ready to be traced: positional inputs in the order of `inputs`, outputs in the order of `outputs`.
 
     `draw(sizes, generator)` makes random inputs whose named axes have the given sizes. The first of `sizes` is the one
-    that is traced, so it holds the most general case; all are compared with the torch module. `grows_with` names the
-    axis that grows with the latent height, and by which factor.
+    that is traced, so it holds the most general case; all are compared with the torch module. Sizes beyond what the
+    inputs of a small model allow are brought within their bounds. `grows_with` names the axis that grows with the
+    latent height, and by which factor.
 
     `islands` are the parts of a half-precision graph that stay in float32: name to a pattern that is searched in
     "OpType node name" (see `export.precision`); `bf16_islands` join them in BF16. `typical` has the sizes of the
@@ -42,6 +43,23 @@ class Component:
     typical: Sizes = field(default_factory=dict)
     limits: Sizes = field(default_factory=dict)
     fuse_attention: Callable[[], None] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sizes", tuple(self._bounded(sizes) for sizes in self.sizes))
+        object.__setattr__(self, "typical", self._bounded(self.typical))
+
+    def _bounded(self, sizes: Sizes) -> Sizes:
+        bounds = {
+            axis: (low, high)
+            for spec in self.inputs.values()
+            for axis, low, high in zip(spec.axes, spec.min_shape, spec.max_shape, strict=True)
+        }
+        unbounded = 1, None
+        within = {}
+        for axis, size in sizes.items():
+            low, high = bounds.get(axis, unbounded)
+            within[axis] = max(low, size if high is None else min(size, high))
+        return within
 
     def islands_in(self, precision: str) -> dict[str, str]:
         """The islands of a graph in `precision`."""
