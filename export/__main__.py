@@ -120,7 +120,7 @@ def _verify(options: argparse.Namespace) -> None:
     bundle = Bundle.read(options.bundle)
     made_from = bundle.manifest.checkpoint
     revision = made_from.revision if options.checkpoint is None else None
-    verify(bundle, open_checkpoint(options.checkpoint or made_from.id, revision))
+    verify(bundle, open_checkpoint(options.checkpoint or made_from.id, revision, made_from.variant))
     print(f"verified {options.bundle}")
 
 

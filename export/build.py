@@ -91,7 +91,10 @@ def build(checkpoint: Checkpoint, out: Path, target: Target | None = None, repor
         manifest = Manifest(
             schema=SCHEMA,
             checkpoint=CheckpointSpec(
-                id=checkpoint.id, revision=checkpoint.revision, weights_sha256=checkpoint.weights_sha256
+                id=checkpoint.id,
+                revision=checkpoint.revision,
+                weights_sha256=checkpoint.weights_sha256,
+                variant=checkpoint.variant,
             ),
             versions=versions,
             audio=checkpoint.audio(),

@@ -16,7 +16,7 @@ from huggingface_hub.errors import (
 
 from export.checkpoint import MODULES
 from export.errors import CheckpointError, one_line
-from export.weights import choose_weights
+from export.weights import choose_weights, has_weights
 
 logger = logging.getLogger(__name__)
 
@@ -60,13 +60,16 @@ def _download(identifier: str, revision: str | None, files: list[str]) -> str:
 def needed_files(files: list[str], variant: str | None = None, where: str = "checkpoint") -> list[str]:
     """Of a repository's files: configs, tokenizers, and each module's weights once, as `Checkpoint` will choose them.
 
-    Raises CheckpointError, which begins with `where`, if a module's weights are not there in a form that is known.
+    Raises CheckpointError, which begins with `where`, if no module has weights of `variant`, or if without it there are
+    several variants and no plain weights.
     """
     files = [name for name in files if name.count("/") <= 1]  # diffusers' layout is one folder deep
     chosen = [name for name in files if any(fnmatch.fnmatch(name, pattern) for pattern in _SMALL_FILES)]
     variants = set()
     for part in MODULES:
         names = [name.removeprefix(f"{part}/") for name in files if name.startswith(f"{part}/")]
+        if not has_weights(names):
+            continue  # `Checkpoint` says what is missing
         weights = choose_weights(names, variant, f"{where}: {part}")
         variants.add(weights.variant)
         chosen += [f"{part}/{name}" for name in weights.files]

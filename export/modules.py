@@ -36,7 +36,12 @@ def load_module(cls: Any, part: str, weights: Weights, where: str) -> Any:
     with weights.as_library_names_them(stem) as folder:
         try:
             module, info = cls.from_pretrained(
-                folder, local_files_only=True, output_loading_info=True, use_safetensors=safe, **options
+                folder,
+                local_files_only=True,
+                output_loading_info=True,
+                use_safetensors=safe,
+                ignore_mismatched_sizes=True,  # they are refused below, by their names
+                **options,
             )
         except Exception as error:  # every loader has its own
             raise CheckpointError(f"{where} cannot be loaded: {one_line(error)}") from error
@@ -56,9 +61,14 @@ def _check_keys(part: str, info: Any, used: str, where: str) -> None:
         raise CheckpointError(
             f"{where} holds {len(unexpected)} weights that nothing uses, such as {unexpected[0]}: {mend}"
         )
-    missing = sorted(key for key in info["missing_keys"] if key.startswith(used))
-    if wrong := missing or sorted(str(key) for key in info["mismatched_keys"]):
-        raise CheckpointError(f"{where} lacks {len(wrong)} weights of its config, such as {wrong[0]}")
+    if mismatched := sorted(info["mismatched_keys"]):
+        key, found, wanted = mismatched[0]
+        raise CheckpointError(
+            f"{where} has {len(mismatched)} weights of other shapes than its config says, such as {key}: "
+            f"{tuple(found)} instead of {tuple(wanted)}"
+        )
+    if missing := sorted(key for key in info["missing_keys"] if key.startswith(used)):
+        raise CheckpointError(f"{where} lacks {len(missing)} weights of its config, such as {missing[0]}")
 
 
 def _check_numbers(module: torch.nn.Module, used: str, where: str) -> None:

@@ -63,6 +63,11 @@ def choose_weights(names: Iterable[str], variant: str | None, where: str) -> Wei
     raise CheckpointError(f"{where} has weights in the variants {', '.join(variants)}{asked}: choose with --variant")
 
 
+def has_weights(names: Iterable[str]) -> bool:
+    """Whether there are any weights among a folder's file names."""
+    return bool(_sets(sorted(names)))
+
+
 def _sets(names: list[str]) -> list[WeightNames]:
     """All sets of weights among the names, the preferred ones first. Shards count only with their index."""
     whole: list[tuple[re.Match[str], str]] = []
@@ -148,7 +153,7 @@ def refuse_pointer(path: Path, where: str) -> None:
     with suppress(OSError), path.open("rb") as stream:
         if stream.read(len(_POINTER)) == _POINTER:
             raise CheckpointError(
-                f"{where} cannot be loaded: {path} is a pointer of git-lfs, not the file: run 'git lfs pull' there"
+                f"{where}: {path} is a pointer of git-lfs, not the file itself: run 'git lfs pull' in that folder"
             )
 
 

@@ -113,11 +113,12 @@ class FeatureExtractorSpec(_Part, frozen=True):
 
 
 class CheckpointSpec(_Part, frozen=True):
-    """Where the weights came from."""
+    """Where the weights came from; `variant` is the one that was asked for, such as "fp16"."""
 
     id: str
     revision: str | None
     weights_sha256: str
+    variant: str | None = None
 
 
 class AudioSpec(_Part, frozen=True):
