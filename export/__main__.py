@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     build = commands.add_parser("build", help="build a bundle from a checkpoint", allow_abbrev=False)
     build.add_argument("--checkpoint", required=True, help="hub id, folder in diffusers layout, or 'demo'")
     build.add_argument("--revision", help="branch, tag or commit of a hub checkpoint")
+    build.add_argument("--variant", metavar="NAME", help="weights of this variant, such as fp16, where there are some")
     build.add_argument("--out", type=Path, help="the bundle's folder (default: engines/NAME)")
     build.add_argument("--backend", choices=BACKENDS, default="onnx", help="engine format (default: onnx)")
     build.add_argument("--precision", choices=["fp32", "fp16", "bf16", "int8"], help="(default: fp32; openvino: fp16)")
@@ -147,7 +148,7 @@ def _build(options: argparse.Namespace) -> None:
         else Path(ENGINES_FOLDER) / (_bundle_name(options.checkpoint) + target.suffix)
     )
     resolve_destination(out)  # before anything is downloaded
-    build(open_checkpoint(options.checkpoint, options.revision), out, target)
+    build(open_checkpoint(options.checkpoint, options.revision, options.variant), out, target)
     print(f"built {out}")
 
 
@@ -159,7 +160,7 @@ def _verify(options: argparse.Namespace) -> None:
     bundle = Bundle.read(options.bundle)
     made_from = bundle.manifest.checkpoint
     revision = made_from.revision if options.checkpoint is None else None
-    verify(bundle, open_checkpoint(options.checkpoint or made_from.id, revision))
+    verify(bundle, open_checkpoint(options.checkpoint or made_from.id, revision, made_from.variant))
     print(f"verified {options.bundle}")
 
 

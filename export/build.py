@@ -16,7 +16,7 @@ from export.calibration import Feeds, record
 from export.checkpoint import Checkpoint
 from export.components import COMPONENTS
 from export.components.component import TYPICAL_TOKENS
-from export.consistency import check_consistency
+from export.consistency import check_consistency, try_components
 from export.demo import trained
 from export.destination import resolve_destination
 from export.errors import CheckpointError
@@ -38,7 +38,6 @@ from runtime.bundle.manifest import (
     Manifest,
     SpeechSpec,
     TokenizerSpec,
-    describe_file,
     write_manifest,
 )
 from runtime.errors import BundleError
@@ -51,20 +50,19 @@ MAKERS = {  # backend: the module that makes its engines, by a function `make_en
     "tensorrt-rtx": "export.engines_tensorrt",
 }
 TOKENIZERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}  # engine: part of the checkpoint
-VOCABULARY = "vocabulary.json"
 Report = Callable[[str], None]
 
 
-def open_checkpoint(identifier: str, revision: str | None = None) -> Checkpoint:
+def open_checkpoint(identifier: str, revision: str | None = None, variant: str | None = None) -> Checkpoint:
     """The checkpoint that a user names: `demo`, a local folder, or a hub id. Raises CheckpointError."""
     if identifier == DEMO:
-        return Checkpoint(trained(), DEMO)
+        return Checkpoint(trained(), DEMO, variant=variant)
     if Path(identifier).is_dir():
         if revision is not None:
             raise CheckpointError(f"'{identifier}' is a folder: --revision is for checkpoints on the hub")
-        return Checkpoint(Path(identifier), identifier)
-    cached, commit = fetch(identifier, revision)
-    return Checkpoint(cached, identifier, commit)
+        return Checkpoint(Path(identifier), identifier, variant=variant)
+    cached, commit = fetch(identifier, revision, variant)
+    return Checkpoint(cached, identifier, commit, variant)
 
 
 def build(checkpoint: Checkpoint, out: Path, target: Target | None = None, report: Report = print) -> None:
@@ -80,6 +78,10 @@ def build(checkpoint: Checkpoint, out: Path, target: Target | None = None, repor
     versions = target.versions()
     keys = build_keys(checkpoint, target, versions)
     earlier = _earlier_bundle(out)
+    kept = (
+        {} if earlier is None else {name: engine.record.build_key for name, engine in earlier.manifest.engines.items()}
+    )
+    try_components(checkpoint, (name for name, key in keys.items() if kept.get(name) != key))
     with staged(out) as folder:
         engines: dict[str, EngineSpec] = {}
         feeds: Mapping[str, list[Feeds]] | None = None
@@ -96,7 +98,10 @@ def build(checkpoint: Checkpoint, out: Path, target: Target | None = None, repor
             schema=SCHEMA,
             family="audioldm2",
             checkpoint=CheckpointSpec(
-                id=checkpoint.id, revision=checkpoint.revision, weights_sha256=checkpoint.weights_sha256
+                id=checkpoint.id,
+                revision=checkpoint.revision,
+                weights_sha256=checkpoint.weights_sha256,
+                variant=checkpoint.variant,
             ),
             versions=versions,
             audio=checkpoint.audio(),
@@ -224,16 +229,12 @@ def _graph_inputs(path: Path, inputs: dict[str, TensorSpec]) -> dict[str, Tensor
 
 
 def _write_tokenizer(checkpoint: Checkpoint, folder: Path, part: str) -> TokenizerSpec:
-    tokenizer = checkpoint.tokenizer(part)
-    (folder / f"{part}.json").write_text(tokenizer.json, encoding="utf-8")
-    return TokenizerSpec(
-        file=describe_file(folder, f"{part}.json"),
-        max_length=tokenizer.max_length,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    spec, text = checkpoint.tokenizer(part)
+    (folder / spec.file.name).write_bytes(text.encode())
+    return spec
 
 
 def _write_speech(checkpoint: Checkpoint, folder: Path) -> SpeechSpec:
-    fields = dict(vars(checkpoint.speech()))
-    (folder / VOCABULARY).write_bytes(msgspec.json.encode(fields.pop("vocabulary")))
-    return SpeechSpec(file=describe_file(folder, VOCABULARY), **fields)
+    spec, vocabulary = checkpoint.speech()
+    (folder / spec.file.name).write_bytes(msgspec.json.encode(vocabulary))
+    return spec

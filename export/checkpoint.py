@@ -1,96 +1,97 @@
 """A checkpoint in diffusers' layout: its configs, modules and tokenizers, from a folder or the hub."""
 
 import hashlib
-import json
-from dataclasses import dataclass
+import math
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-from diffusers import AutoencoderKL
+import diffusers
+import msgspec
+import transformers
+from diffusers.pipelines.audioldm2 import modeling_audioldm2
 from diffusers.pipelines.audioldm2.modeling_audioldm2 import AudioLDM2ProjectionModel, AudioLDM2UNet2DConditionModel
 from transformers import (
-    AutoTokenizer,
+    ClapFeatureExtractor,
     ClapModel,
+    ClapProcessor,
+    GPT2LMHeadModel,
     GPT2Model,
     PreTrainedModel,
     SpeechT5HifiGan,
     T5EncoderModel,
     VitsModel,
 )
-from transformers.tokenization_utils_base import LARGE_INTEGER
 
-from export.errors import CheckpointError
+from export.configs import (
+    KINDS,
+    Configs,
+    FeatureExtractorConfig,
+    T5Config,
+    VitsConfig,
+    convert,
+    fill_defaults,
+    read_json,
+)
+from export.errors import CheckpointError, one_line
+from export.modules import load_module
 from export.receptive_field import WINDOW_FRAMES, vocoder_context_frames
-from runtime.bundle.manifest import AudioSpec, FeatureExtractorSpec, describe_file
+from export.tokenizer import length_limit, load_tokenizer, tokenizer_json, vocabulary
+from export.weights import Weights
+from runtime.bundle.manifest import (
+    AudioSpec,
+    FeatureExtractorSpec,
+    FileSpec,
+    SpeechSpec,
+    TokenizerSpec,
+    describe_file,
+)
 from runtime.diffusion.schedulers import scheduler_names
-from runtime.text.speech import AddedToken, Vocabulary
+from runtime.text.speech import Vocabulary
 
-# What each part may be, by the class names of `model_index.json`, and the class that loads it. The language model's
+# What each part may be, by the class that `model_index.json` names, and the class that loads it. The language model's
 # head is never used, and published checkpoints name GPT2Model: both load as the trunk.
-_MODULES: dict[str, dict[str, Any]] = {
-    "text_encoder": {"ClapModel": ClapModel},
-    "text_encoder_2": {"T5EncoderModel": T5EncoderModel, "VitsModel": VitsModel},
-    "projection_model": {"AudioLDM2ProjectionModel": AudioLDM2ProjectionModel},
-    "language_model": {"GPT2Model": GPT2Model, "GPT2LMHeadModel": GPT2Model},
-    "unet": {"AudioLDM2UNet2DConditionModel": AudioLDM2UNet2DConditionModel},
-    "vae": {"AutoencoderKL": AutoencoderKL},
-    "vocoder": {"SpeechT5HifiGan": SpeechT5HifiGan},
+MODULES: dict[str, dict[type, Any]] = {
+    "text_encoder": {ClapModel: ClapModel},
+    "text_encoder_2": {T5EncoderModel: T5EncoderModel, VitsModel: VitsModel},
+    "projection_model": {AudioLDM2ProjectionModel: AudioLDM2ProjectionModel},
+    "language_model": {GPT2Model: GPT2Model, GPT2LMHeadModel: GPT2Model},
+    "unet": {AudioLDM2UNet2DConditionModel: AudioLDM2UNet2DConditionModel},
+    "vae": {diffusers.AutoencoderKL: diffusers.AutoencoderKL},
+    "vocoder": {SpeechT5HifiGan: SpeechT5HifiGan},
 }
-_HELPERS = {
-    "tokenizer": ("RobertaTokenizer", "RobertaTokenizerFast"),
-    "tokenizer_2": ("T5Tokenizer", "T5TokenizerFast", "VitsTokenizer"),
-    "feature_extractor": ("ClapFeatureExtractor",),
-    "scheduler": tuple(scheduler_names()),
-}
+_TOKENIZERS = ("tokenizer", "tokenizer_2")
+PROJECTED_EXTRA = 5  # positions that the projection adds to the second text's
 _END_TOKEN_ID = 182  # of a transcription: a constant in the reference pipeline
-_WEIGHTS = (".safetensors", ".bin")
-
-
-@dataclass(frozen=True)
-class TokenizerInfo:
-    """A tokenizer as `tokenizer.json` text, with what that file lacks."""
-
-    json: str
-    max_length: int
-    pad_token_id: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpeechInfo:
-    """The fields of `runtime.bundle.manifest.SpeechSpec`, with the vocabulary in its file's place."""
-
-    vocabulary: Vocabulary
-    max_length: int
-    pad_token_id: int
-    unknown_token_id: int
-    end_token_id: int
-    embedding_rows: int
-    normalize: bool
-    phonemize: bool
-    add_blank: bool
-    language: str | None
+VOCABULARY = "vocabulary.json"
 
 
 class Checkpoint:
-    """A local folder in diffusers' layout. Raises CheckpointError for a part that is missing or not supported."""
+    """A local folder in diffusers' layout. Raises CheckpointError for a part that is missing or not supported.
 
-    def __init__(self, folder: Path, identifier: str, revision: str | None = None) -> None:
-        self.folder, self.id, self.revision = folder, identifier, revision
-        index = self._json("model_index.json")
-        for part in (*_MODULES, *_HELPERS):
-            known = tuple(_MODULES[part]) if part in _MODULES else _HELPERS[part]
-            name = (index.get(part) or [None, None])[1]
-            if name not in known:
-                raise CheckpointError(
-                    f"{identifier}: model_index.json names {name!r} for {part}; supported: {', '.join(known)}"
-                )
-        self._classes = {part: _MODULES[part][index[part][1]] for part in _MODULES}
-        if self.speaks != (index["tokenizer_2"][1] == "VitsTokenizer"):
+    With `variant` the weights of that variant are taken, such as "fp16", of every part that has it. Nothing but
+    `model_index.json` is read here: `export.consistency.check_consistency` looks at the rest.
+    """
+
+    def __init__(self, folder: Path, identifier: str, revision: str | None = None, variant: str | None = None) -> None:
+        self.folder, self.id, self.revision, self.variant = folder, identifier, revision, variant
+        index = read_json(folder / "model_index.json", identifier)
+        parts = (*MODULES, *_TOKENIZERS, "feature_extractor", "scheduler")
+        self._named = {part: _class_name(index.get(part)) for part in parts}
+        self._loaded_tokenizers: dict[str, Any] = {}
+        self._classes = {part: self._module_class(part) for part in MODULES}
+        for part in _TOKENIZERS:
+            if self._named[part] is None:
+                raise CheckpointError(f"{identifier}: model_index.json names no {part}")
+        if self._named["scheduler"] not in scheduler_names():
+            self._refuse("scheduler", ", ".join(scheduler_names()))
+        if not _is_one(_library_class(self._named["feature_extractor"]), ClapFeatureExtractor, ClapProcessor):
+            self._refuse("feature_extractor", "ClapFeatureExtractor")
+        if self.speaks != (self._named["tokenizer_2"] == "VitsTokenizer"):
             raise CheckpointError(
-                f"{identifier}: text_encoder_2 is {index['text_encoder_2'][1]}, tokenizer_2 {index['tokenizer_2'][1]}: "
-                "not a pair"
+                f"{identifier}: text_encoder_2 is {self._named['text_encoder_2']}, tokenizer_2 "
+                f"{self._named['tokenizer_2']}: not a pair"
             )
 
     @property
@@ -98,172 +99,202 @@ class Checkpoint:
         """Whether it is for speech: its second text encoder is VITS's, and reads a transcription."""
         return self._classes["text_encoder_2"] is VitsModel
 
-    def config(self, part: str) -> dict[str, Any]:
-        """The config of a module, with its class's defaults where the file is silent."""
-        cls = self._classes[part]
-        config = self._json(f"{part}/config.json")
-        if issubclass(cls, PreTrainedModel):
-            filled: dict[str, Any] = cls.config_class(**config).to_dict()
-            return filled
-        return config
+    @cached_property
+    def configs(self) -> Configs:
+        """The fields that we use of all modules'  Raises CheckpointError for one that has no possible value."""
+        kinds = {**KINDS, "text_encoder_2": VitsConfig if self.speaks else T5Config}
+        return Configs(**{part: self._config(part, kinds[part]) for part in MODULES})
+
+    def weights(self, part: str) -> Weights:
+        """The files of a module's weights. Raises CheckpointError if one is missing, incomplete or a pointer."""
+        return Weights.find(self.folder / part, self.variant, f"{self.id}: {part}")
+
+    def has_variant(self) -> bool:
+        """Whether any module has weights of the variant that was asked for."""
+        return any(self.weights(part).names.variant == self.variant for part in MODULES)
 
     def load(self, part: str) -> Any:
         """Load one module in FP32, on the CPU, in evaluation mode. Weights are data only: no code is unpickled."""
-        cls = self._classes[part]
-        dtype = {"dtype" if issubclass(cls, PreTrainedModel) else "torch_dtype": torch.float32}
-        self._weight_files(part)
-        try:
-            module, info = cls.from_pretrained(
-                self.folder / part, local_files_only=True, output_loading_info=True, **dtype, **self._options(cls)
-            )
-        except Exception as error:  # every loader has its own
-            raise CheckpointError(f"{self.id}: {part} cannot be loaded: {_one_line(error)}") from error
-        used = "text_encoder." if cls is VitsModel else ""  # the rest of VITS is not used
-        missing = sorted(key for key in info["missing_keys"] if key.startswith(used))
-        if missing or info["mismatched_keys"]:
-            wrong = missing or sorted(str(key) for key in info["mismatched_keys"])
-            raise CheckpointError(f"{self.id}: {part} lacks {len(wrong)} weights of its config, such as {wrong[0]}")
-        return module.eval().requires_grad_(False)
+        return load_module(self._classes[part], part, self.weights(part), f"{self.id}: {part}")
 
-    def tokenizer(self, part: str) -> TokenizerInfo:
-        """One of the two tokenizers, converted where the checkpoint holds no `tokenizer.json`."""
-        tokenizer = self._tokenizer(part)
-        longest, pad = int(tokenizer.model_max_length), int(tokenizer.pad_token_id)
-        return TokenizerInfo(tokenizer.backend_tokenizer.to_str(), longest, pad)
+    def tokenizer(self, part: str) -> tuple[TokenizerSpec, str]:
+        """One of the two tokenizers of prompts: its entry in the manifest, and the text of its `tokenizer.json`.
 
-    def speech(self) -> SpeechInfo:
-        """The VITS tokenizer of a speech checkpoint. Raises CheckpointError for options that are not supported."""
-        tokenizer, config = self._tokenizer("tokenizer_2"), self.config("text_encoder_2")
-        added = sorted(tokenizer.added_tokens_decoder.items())
-        if tokenizer.is_uroman or any(token.single_word for _, token in added):
-            raise CheckpointError(f"{self.id}: tokenizer_2 wants is_uroman or single_word, which are not supported")
-        return SpeechInfo(
-            vocabulary=Vocabulary(
-                characters=tokenizer.encoder,
-                added_tokens=tuple(
-                    AddedToken(content=token.content, id=number, lstrip=token.lstrip, rstrip=token.rstrip)
-                    for number, token in added
-                ),
-            ),
-            max_length=int(tokenizer.model_max_length),
-            pad_token_id=int(tokenizer.pad_token_id),
-            unknown_token_id=int(tokenizer.unk_token_id),
+        Texts are cut where the tokenizer says, or before that where the modules that read the tokens say so.
+        """
+        loaded, where = self._tokenizer(part), f"{self.id}: {part}"
+        text = tokenizer_json(loaded, where)
+        limits = (length_limit(loaded, where), self._positions(part))
+        longest = min(limit for limit in limits if limit is not None)
+        file = _describe(f"{part}.json", text.encode())
+        return TokenizerSpec(file=file, max_length=longest, pad_token_id=int(loaded.pad_token_id)), text
+
+    def highest_token_id(self, part: str) -> int:
+        """The highest id that a tokenizer of prompts can give."""
+        return max(self._tokenizer(part).get_vocab().values())
+
+    def speech(self) -> tuple[SpeechSpec, Vocabulary]:
+        """The VITS tokenizer of a speech checkpoint: its entry in the manifest, and the vocabulary in that one's file.
+
+        Raises CheckpointError for options that are not supported.
+        """
+        loaded, where = self._tokenizer("tokenizer_2"), f"{self.id}: tokenizer_2"
+        known = vocabulary(loaded, where)
+        spec = SpeechSpec(
+            file=_describe(VOCABULARY, msgspec.json.encode(known)),
+            max_length=self.text_tokens(),
+            pad_token_id=int(loaded.pad_token_id),
+            unknown_token_id=int(loaded.unk_token_id),
             end_token_id=_END_TOKEN_ID,
-            embedding_rows=config["vocab_size"],
-            normalize=tokenizer.normalize,
-            phonemize=tokenizer.phonemize,
-            add_blank=tokenizer.add_blank,
-            language=tokenizer.language,
+            embedding_rows=self.configs.text_encoder_2.vocab_size,
+            normalize=loaded.normalize,
+            phonemize=loaded.phonemize,
+            add_blank=loaded.add_blank,
+            language=loaded.language,
         )
+        return spec, known
 
     def text_tokens(self) -> int:
         """The most tokens of the second text encoder; a speech checkpoint always has as many."""
-        return int(self._tokenizer("tokenizer_2").model_max_length)
+        if not self.speaks:
+            return self.tokenizer("tokenizer_2")[0].max_length
+        where = f"{self.id}: tokenizer_2"
+        length = length_limit(self._tokenizer("tokenizer_2"), where)
+        if length is None:
+            raise CheckpointError(f"{where} has no model_max_length in tokenizer_config.json, and pads to it")
+        return length
 
     def text_width(self) -> int:
         """Width of the second text encoder's states."""
-        return int(self.config("text_encoder_2")["hidden_size" if self.speaks else "d_model"])
+        return self.configs.text_encoder_2.width
 
     def language_width(self) -> int:
         """Width of GPT2's states."""
-        return int(self.config("language_model")["n_embd"])
+        return self.configs.language_model.n_embd
 
     def audio(self) -> AudioSpec:
         """Rates, factors and default sizes."""
-        vae, vocoder, unet = self.config("vae"), self.config("vocoder"), self.config("unet")
-        hop = 1
-        for rate in vocoder["upsample_rates"]:
-            hop *= rate
-        scale = 2 ** (len(vae["block_out_channels"]) - 1)
-        mel_bins = vocoder["model_in_dim"]
-        if mel_bins % scale:
-            raise CheckpointError(f"{self.id}: {mel_bins} mel bins are no multiple of the VAE's scale factor {scale}")
-        height = unet["sample_size"]
+        vae, vocoder, unet = self.configs.vae, self.configs.vocoder, self.configs.unet
+        height = unet.sample_size
         return AudioSpec(
-            sample_rate_hz=vocoder["sampling_rate"],
-            hop_samples=hop,
-            mel_bins=mel_bins,
-            latent_channels=unet["in_channels"],
+            sample_rate_hz=vocoder.sampling_rate,
+            hop_samples=math.prod(vocoder.upsample_rates),
+            mel_bins=vocoder.model_in_dim,
+            latent_channels=unet.in_channels,
             default_latent_height=height if isinstance(height, int) else height[0],
-            vae_scale_factor=scale,
-            vae_scaling_factor=vae.get("scaling_factor", 0.18215),
-            vocoder_context_frames=vocoder_context_frames(vocoder),
+            vae_scale_factor=vae.scale_factor,
+            vae_scaling_factor=vae.scaling_factor,
+            vocoder_context_frames=vocoder_context_frames(msgspec.structs.asdict(vocoder)),
             vocoder_window_frames=WINDOW_FRAMES,
         )
 
     def max_new_tokens(self) -> int:
         """How many embeddings GPT2 generates."""
-        return int(self.config("language_model").get("max_new_tokens", 8))
+        return self.configs.language_model.max_new_tokens
 
     def scheduler(self) -> dict[str, Any]:
         """The scheduler's config as the checkpoint has it."""
-        return self._json("scheduler/scheduler_config.json")
+        config = read_json(self.folder / "scheduler" / "scheduler_config.json", self.id)
+        return {"_class_name": self._named["scheduler"], **config}
 
     def feature_extractor(self) -> FeatureExtractorSpec:
         """CLAP's feature extractor. Raises CheckpointError for the fusion variant, which AudioLDM2 does not use."""
-        config = self._json("feature_extractor/preprocessor_config.json")
-        if config.get("truncation", "fusion") != "rand_trunc":
-            raise CheckpointError(
-                f"{self.id}: feature_extractor has truncation {config.get('truncation')!r}; supported: 'rand_trunc'"
-            )
-        rate = config.get("sampling_rate", 48_000)
+        where = f"{self.id}: feature_extractor"
+        raw = self._feature_extractor_json()
+        kind = raw.get("feature_extractor_type") or "ClapFeatureExtractor"
+        if not _is_one(_library_class(kind), ClapFeatureExtractor):
+            raise CheckpointError(f"{where} is a {kind!r}; supported: ClapFeatureExtractor")
+        config = convert(raw, FeatureExtractorConfig, where)
         return FeatureExtractorSpec(
-            sample_rate_hz=rate,
-            fft_samples=config.get("fft_window_size", 1024),
-            hop_samples=config.get("hop_length", 480),
-            mel_bins=config.get("feature_size", 64),
-            min_frequency_hz=config.get("frequency_min", 0),
-            max_frequency_hz=config.get("frequency_max", 14_000),
-            max_samples=int(config.get("max_length_s", 10) * rate),
-            padding=config.get("padding", "repeatpad"),
+            sample_rate_hz=config.sampling_rate,
+            fft_samples=config.fft_window_size,
+            hop_samples=config.hop_length,
+            mel_bins=config.feature_size,
+            min_frequency_hz=config.frequency_min,
+            max_frequency_hz=config.frequency_max,
+            max_samples=int(config.max_length_s * config.sampling_rate),
+            padding=config.padding,
         )
 
     @cached_property
     def weights_sha256(self) -> str:
-        """One hash over all weight files and their names. They are gigabytes: read once."""
+        """One hash over the files of weights that are used, and their names. They are gigabytes: read once."""
         digest = hashlib.sha256()
-        for part in sorted(_MODULES):
-            for path in self._weight_files(part):
+        for part in sorted(MODULES):
+            for path in self.weights(part).files:
                 file = describe_file(self.folder, str(path.relative_to(self.folder)))
                 digest.update(f"{file.name} {file.sha256}\n".encode())
         return digest.hexdigest()
 
+    def _module_class(self, part: str) -> Any:
+        """The class that loads a module, for the class that `model_index.json` names or one that it descends from."""
+        named = _library_class(self._named[part])
+        for accepted, loaded in MODULES[part].items():
+            if _is_one(named, accepted):
+                return loaded
+        return self._refuse(part, ", ".join(accepted.__name__ for accepted in MODULES[part]))
+
+    def _refuse(self, part: str, supported: str) -> None:
+        named = self._named[part]
+        raise CheckpointError(f"{self.id}: model_index.json names {named!r} for {part}; supported: {supported}")
+
+    def _config(self, part: str, kind: Any) -> Any:
+        cls, where = self._classes[part], f"{self.id}: {part}/config.json"
+        raw = read_json(self.folder / part / "config.json", self.id)
+        model_type = cls.config_class.model_type if issubclass(cls, PreTrainedModel) else None
+        if model_type and raw.get("model_type", model_type) != model_type:
+            raise CheckpointError(f"{where} is of a {raw['model_type']!r} model, model_index.json names {cls.__name__}")
+        try:
+            filled = fill_defaults(cls, raw)
+        except Exception as error:  # the classes check some fields themselves, each in its own way
+            raise CheckpointError(f"{where} cannot be used: {one_line(error)}") from error
+        return convert(filled, kind, where)
+
     def _tokenizer(self, part: str) -> Any:
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(self.folder / part, local_files_only=True)
-        except Exception as error:
-            raise CheckpointError(f"{self.id}: {part} cannot be loaded: {_one_line(error)}") from error
-        if tokenizer.model_max_length >= LARGE_INTEGER:
-            raise CheckpointError(f"{self.id}: {part} has no model_max_length in tokenizer_config.json")
-        return tokenizer
+        if part not in self._loaded_tokenizers:
+            named = str(self._named[part])
+            self._loaded_tokenizers[part] = load_tokenizer(self.folder / part, named, f"{self.id}: {part}")
+        return self._loaded_tokenizers[part]
 
-    def _weight_files(self, part: str) -> list[Path]:
-        for suffix in _WEIGHTS:
-            files = sorted((self.folder / part).glob(f"*{suffix}"))
-            if files:
-                return files
-        raise CheckpointError(
-            f"{self.id}: {part} has no weights: neither .safetensors nor .bin in {self.folder / part}"
-        )
+    def _positions(self, part: str) -> int:
+        """How many tokens of a text the modules have positions for: CLAP's own, or for T5, which has none, GPT2's.
 
-    @staticmethod
-    def _options(cls: type) -> dict[str, Any]:
-        # sdpa decomposes into shape-dependent nodes when traced; eager attention is plain matmul and softmax
-        return (
-            {"attn_implementation": "eager"} if issubclass(cls, PreTrainedModel) and cls is not SpeechT5HifiGan else {}
-        )
+        Of GPT2's the new embeddings take some, and the projection's five: CLAP's embedding, a start and an end of each.
+        """
+        if part == "tokenizer":
+            return self.configs.text_encoder.text_config.max_tokens
+        language_model = self.configs.language_model
+        return language_model.n_positions - PROJECTED_EXTRA - (language_model.max_new_tokens - 1)
 
-    def _json(self, name: str) -> dict[str, Any]:
-        path = self.folder / name
-        try:
-            content: dict[str, Any] = json.loads(path.read_text())
-        except FileNotFoundError:
-            raise CheckpointError(f"{self.id}: {path} is missing: not a checkpoint in diffusers' layout") from None
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{self.id}: {path} cannot be read: {error}") from error
-        return content
+    def _feature_extractor_json(self) -> dict[str, Any]:
+        """Its config: of its own file, or where a processor was saved a part of that one's, which goes first."""
+        folder = self.folder / "feature_extractor"
+        processor = folder / "processor_config.json"
+        if processor.is_file():
+            nested = read_json(processor, self.id)
+            for key in ("feature_extractor", "audio_processor"):
+                if isinstance(nested.get(key), dict):
+                    found: dict[str, Any] = nested[key]
+                    return found
+        return read_json(folder / "preprocessor_config.json", self.id)
 
 
-def _one_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0].strip() if lines else type(error).__name__
+def _class_name(entry: Any) -> str | None:
+    """Of an entry of `model_index.json`, library and class, the class; None where there is none."""
+    return entry[1] if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str) else None
+
+
+def _library_class(name: str | None) -> Any:
+    """The class of that name in transformers, diffusers or the reference pipeline's own file; None if there is none."""
+    for library in (transformers, diffusers, modeling_audioldm2):
+        with suppress(Exception):  # a library fails in its own way for a class whose dependency is not installed
+            return getattr(library, str(name))
+    return None
+
+
+def _is_one(cls: Any, *kinds: type) -> bool:
+    return isinstance(cls, type) and issubclass(cls, kinds)
+
+
+def _describe(name: str, content: bytes) -> FileSpec:
+    return FileSpec(name=name, size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())

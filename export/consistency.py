@@ -1,52 +1,176 @@
-"""Parts of a checkpoint that do not fit each other, found in its configs before anything is built."""
+"""What is wrong with a checkpoint, found before anything is traced: damaged files, parts that do not fit each other."""
 
-from collections.abc import Iterator
-from typing import Any
+import gc
+from collections.abc import Iterable, Iterator
 
-from export.checkpoint import Checkpoint
-from export.errors import CheckpointError
+import torch
+
+from export.checkpoint import MODULES, PROJECTED_EXTRA, Checkpoint
+from export.components import COMPONENTS
+from export.errors import CheckpointError, one_line
+from runtime.diffusion.schedulers import make_plan
+
+_TRIAL_STEPS = 10  # of the schedule that is made to see whether the scheduler's config gives one
 
 
 def check_consistency(checkpoint: Checkpoint) -> None:
-    """Raises CheckpointError with the first reason why this checkpoint cannot work."""
+    """Raises CheckpointError with the first reason why this checkpoint cannot work.
+
+    Configs, tokenizers and the headers of all weights are read, which takes a moment.
+    """
+    _ = checkpoint.configs
+    if checkpoint.variant is not None and not checkpoint.has_variant():
+        raise CheckpointError(f"{checkpoint.id}: no part has weights of the variant '{checkpoint.variant}'")
+    for part in MODULES:
+        checkpoint.weights(part)
     for problem in _problems(checkpoint):
         raise CheckpointError(f"{checkpoint.id}: inconsistent checkpoint: {problem}")
 
 
+def try_components(checkpoint: Checkpoint, names: Iterable[str]) -> None:
+    """Load each component with all its weights, and run it once in torch: what fails here would fail half-way through.
+
+    Raises CheckpointError. One module is in memory at a time.
+    """
+    for name in names:
+        try:
+            component = COMPONENTS[name](checkpoint)
+            inputs = component.draw({**component.sizes[0], "batch": 1}, torch.Generator().manual_seed(0))
+            with torch.no_grad():
+                component.module(*(inputs[key] for key in component.inputs))
+        except CheckpointError:
+            raise
+        except Exception as error:  # whatever a library says of a config that it cannot run
+            raise CheckpointError(f"{checkpoint.id}: {name} does not run: {one_line(error)}") from error
+        del component
+        gc.collect()
+
+
 def _problems(checkpoint: Checkpoint) -> Iterator[str]:
     yield from _widths(checkpoint)
-    projection, tokens = checkpoint.config("projection_model"), checkpoint.text_tokens()
-    if projection.get("use_learned_position_embedding") is not None:  # the reference's own test: False counts as well
-        length = projection.get("max_seq_length")
-        if not checkpoint.speaks:
-            yield "projection_model has a position embedding, which works with a VITS text encoder only"
-        elif length != tokens:
-            yield f"projection_model has positions for {length} tokens, tokenizer_2 pads to model_max_length {tokens}"
+    yield from _attention(checkpoint)
+    yield from _audio(checkpoint)
+    yield from _scheduler(checkpoint)
+    yield from _ranking(checkpoint)
+    yield from _tokens(checkpoint)
     if checkpoint.speaks:
-        yield from _ids(checkpoint)
+        yield from _speech_ids(checkpoint)
 
 
 def _widths(checkpoint: Checkpoint) -> Iterator[str]:
-    projection = checkpoint.config("projection_model")
-    clap, language_model = checkpoint.config("text_encoder")["projection_dim"], checkpoint.language_width()
+    projection, language_model = checkpoint.configs.projection_model, checkpoint.configs.language_model
     for field, width, source in (
-        ("text_encoder_dim", clap, "text_encoder"),
+        ("text_encoder_dim", checkpoint.configs.text_encoder.projection_dim, "text_encoder"),
         ("text_encoder_1_dim", checkpoint.text_width(), "text_encoder_2"),
-        ("langauge_model_dim", language_model, "language_model"),
+        ("langauge_model_dim", checkpoint.language_width(), "language_model"),
     ):
-        if projection.get(field) != width:
-            yield f"projection_model has {field} {projection.get(field)}, {source} is {width} wide"
-    dims = checkpoint.config("unet").get("cross_attention_dim", 1280)
-    for width in sorted(set(_numbers(dims)) - {language_model, checkpoint.text_width()}):
+        if getattr(projection, field) != width:
+            yield f"projection_model has {field} {getattr(projection, field)}, {source} is {width} wide"
+    if language_model.n_embd % language_model.n_head:
+        yield f"language_model is {language_model.n_embd} wide, no multiple of its {language_model.n_head} heads"
+
+
+def _attention(checkpoint: Checkpoint) -> Iterator[str]:
+    """The widths that the UNet attends to, at the levels that attend: the middle has the last level's."""
+    unet = checkpoint.configs.unet
+    levels = len(unet.block_out_channels)
+    dims = unet.cross_attention_dim
+    by_level = dims if isinstance(dims, tuple) else (dims,) * levels
+    if not levels == len(unet.down_block_types) == len(unet.up_block_types) == len(by_level):
         yield (
-            f"unet attends to states of width {width}, there are {language_model} (language_model) and "
-            f"{checkpoint.text_width()} (text_encoder_2)"
+            f"unet has {levels} block_out_channels, {len(unet.down_block_types)} down_block_types, "
+            f"{len(unet.up_block_types)} up_block_types and {len(by_level)} entries of cross_attention_dim"
+        )
+        return
+    blocks = zip(unet.down_block_types, reversed(unet.up_block_types), by_level, strict=True)
+    attended = [dim for down, up, dim in blocks if "CrossAttn" in down or "CrossAttn" in up]
+    language, text = checkpoint.language_width(), checkpoint.text_width()
+    for dim in (*attended, by_level[-1]):
+        for place, width in enumerate(dim if isinstance(dim, tuple) else (dim,)):
+            # the reference gives the first two attentions of a level GPT2's states, the others the second text's
+            expected, source = (language, "language_model") if place <= 1 else (text, "text_encoder_2")
+            if width is not None and width != expected:
+                yield (
+                    f"unet attends to states of width {width} where it gets those of {source}, which are {expected} "
+                    f"wide (language_model {language}, text_encoder_2 {text})"
+                )
+
+
+def _audio(checkpoint: Checkpoint) -> Iterator[str]:
+    unet, vae, vocoder = checkpoint.configs.unet, checkpoint.configs.vae, checkpoint.configs.vocoder
+    if not unet.in_channels == unet.out_channels == vae.latent_channels:
+        yield (
+            f"unet takes {unet.in_channels} channels and gives {unet.out_channels}, vae has {vae.latent_channels} "
+            "latent_channels: they have to be equal"
+        )
+    if vae.out_channels != 1:
+        yield f"vae has {vae.out_channels} out_channels, a mel spectrogram is 1"
+    if vocoder.model_in_dim % vae.scale_factor:
+        yield f"{vocoder.model_in_dim} mel bins are no multiple of the VAE's scale factor {vae.scale_factor}"
+    for one, other in (
+        ("upsample_rates", "upsample_kernel_sizes"),
+        ("resblock_kernel_sizes", "resblock_dilation_sizes"),
+    ):
+        first, second = len(getattr(vocoder, one)), len(getattr(vocoder, other))
+        if first != second:
+            yield f"vocoder has {first} {one} and {second} {other}"
+
+
+def _scheduler(checkpoint: Checkpoint) -> Iterator[str]:
+    config = checkpoint.scheduler()
+    try:
+        make_plan(config, min(_TRIAL_STEPS, config.get("num_train_timesteps", _TRIAL_STEPS)))
+    except Exception as error:  # any type may stand in any field
+        yield f"scheduler_config.json gives no schedule: {one_line(error)}"
+
+
+def _ranking(checkpoint: Checkpoint) -> Iterator[str]:
+    """CLAP's audio tower, which ranks waveforms, against what the feature extractor makes of them."""
+    spec, tower = checkpoint.feature_extractor(), checkpoint.configs.text_encoder.audio_config
+    frames = spec.max_samples // spec.hop_samples + 1
+    if not spec.min_frequency_hz < spec.max_frequency_hz <= spec.sample_rate_hz / 2:
+        yield (
+            f"feature_extractor hears {spec.min_frequency_hz:g} to {spec.max_frequency_hz:g} Hz at a sampling_rate of "
+            f"{spec.sample_rate_hz}"
+        )
+    if spec.max_samples < spec.fft_samples:
+        yield f"feature_extractor has a window of {spec.fft_samples} samples for audio of {spec.max_samples}"
+    if spec.mel_bins != tower.num_mel_bins or frames > tower.max_frames:
+        yield (
+            f"feature_extractor makes {frames} frames of {spec.mel_bins} mel bins, text_encoder takes at most "
+            f"{tower.max_frames} of {tower.num_mel_bins}"
         )
 
 
-def _ids(checkpoint: Checkpoint) -> Iterator[str]:
-    speech = checkpoint.speech()
-    characters, rows = speech.vocabulary.characters, speech.embedding_rows
+def _tokens(checkpoint: Checkpoint) -> Iterator[str]:
+    """Numbers of tokens and their ids, against the positions and embeddings of what reads them."""
+    modules, speaks = checkpoint.configs, checkpoint.speaks
+    readers = {"tokenizer": ("text_encoder", modules.text_encoder.text_config.vocab_size)}
+    if not speaks:
+        readers["tokenizer_2"] = ("text_encoder_2", modules.text_encoder_2.vocab_size)
+    for part, (encoder, rows) in readers.items():
+        highest, (spec, _) = checkpoint.highest_token_id(part), checkpoint.tokenizer(part)
+        if highest >= rows:
+            yield f"{part} has ids up to {highest}, {encoder} has {rows} embeddings"
+        if spec.max_length < 1:
+            yield f"no text of {part} fits into the positions that text_encoder and language_model have"
+    tokens, language_model, projection = checkpoint.text_tokens(), modules.language_model, modules.projection_model
+    needed = tokens + PROJECTED_EXTRA + language_model.max_new_tokens - 1
+    if needed > language_model.n_positions:
+        yield f"language_model has n_positions {language_model.n_positions}, text and new embeddings take {needed}"
+    if projection.use_learned_position_embedding is not None:  # the reference's own test: False counts as well
+        if not speaks:
+            yield "projection_model has a position embedding, which works with a VITS text encoder only"
+        elif projection.max_seq_length != tokens:
+            yield (
+                f"projection_model has positions for {projection.max_seq_length} tokens, tokenizer_2 pads to "
+                f"model_max_length {tokens}"
+            )
+
+
+def _speech_ids(checkpoint: Checkpoint) -> Iterator[str]:
+    speech, vocabulary = checkpoint.speech()
+    characters, rows = vocabulary.characters, speech.embedding_rows
     highest = max(characters.values(), default=0)
     if speech.end_token_id >= rows:
         yield (
@@ -57,12 +181,3 @@ def _ids(checkpoint: Checkpoint) -> Iterator[str]:
         yield f"tokenizer_2 has ids up to {max(highest, speech.pad_token_id)}, text_encoder_2 has {rows}"
     if speech.add_blank and 0 not in characters.values():
         yield "tokenizer_2 has add_blank, but no character of id 0, which is the blank"
-
-
-def _numbers(dims: Any) -> Iterator[int]:
-    """The numbers of a nested list."""
-    if isinstance(dims, list | tuple):
-        for dim in dims:
-            yield from _numbers(dim)
-    elif dims is not None:
-        yield dims

@@ -14,7 +14,9 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from export.errors import CheckpointError
+from export.checkpoint import MODULES
+from export.errors import CheckpointError, one_line
+from export.weights import choose_weights, has_weights
 
 logger = logging.getLogger(__name__)
 
@@ -23,11 +25,12 @@ _REFUSALS = (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, HFV
 _TIMEOUT_S = 30.0
 
 
-def fetch(identifier: str, revision: str | None = None) -> tuple[Path, str]:
+def fetch(identifier: str, revision: str | None = None, variant: str | None = None) -> tuple[Path, str]:
     """Download what is needed of a checkpoint, or find it in the local cache. Returns the folder and the commit.
 
-    Raises CheckpointError when there is no such checkpoint or revision, it is gated, the download breaks off, or the
-    hub cannot be reached and the cache does not hold it.
+    Of each module one set of weights is downloaded, in `variant` where there are some. Raises CheckpointError when
+    there is no such checkpoint or revision, it is gated, the download breaks off, or the hub cannot be reached and the
+    cache does not hold it.
     """
     try:
         info = HfApi().model_info(identifier, revision=revision, timeout=_TIMEOUT_S)
@@ -36,7 +39,8 @@ def fetch(identifier: str, revision: str | None = None) -> tuple[Path, str]:
     except Exception as error:  # besides the hub's own classes those of its HTTP client, which changes with its version
         folder = _from_cache(identifier, revision, error)
     else:
-        folder = _download(identifier, revision, needed_files([file.rfilename for file in info.siblings or []]))
+        files = needed_files([file.rfilename for file in info.siblings or []], variant, identifier)
+        folder = _download(identifier, revision, files)
     return Path(folder), Path(folder).name
 
 
@@ -48,29 +52,30 @@ def _download(identifier: str, revision: str | None, files: list[str]) -> str:
         raise _refused(identifier, revision, error) from None
     except Exception as error:
         raise CheckpointError(
-            f"checkpoint '{identifier}': the download broke off ({_reason(error)}); run the same command again "
+            f"checkpoint '{identifier}': the download broke off ({one_line(error)}); run the same command again "
             "to go on: complete files are kept"
         ) from error
 
 
-def needed_files(files: list[str]) -> list[str]:
-    """Of a repository's files: configs, tokenizers, and each part's weights once, `.safetensors` if it has them."""
+def needed_files(files: list[str], variant: str | None = None, where: str = "checkpoint") -> list[str]:
+    """Of a repository's files: configs, tokenizers, and each module's weights once, as `Checkpoint` will choose them.
+
+    Raises CheckpointError, which begins with `where`, if no module has weights of `variant`, or if without it there are
+    several variants and no plain weights.
+    """
     files = [name for name in files if name.count("/") <= 1]  # diffusers' layout is one folder deep
     chosen = [name for name in files if any(fnmatch.fnmatch(name, pattern) for pattern in _SMALL_FILES)]
-    parts = sorted({name.split("/")[0] for name in files if name.count("/") == 1})
-    for part in parts:
-        for suffix in (".safetensors", ".bin"):
-            weights = [name for name in files if name.startswith(f"{part}/") and name.endswith(suffix)]
-            weights = [name for name in weights if not _is_variant(name)]
-            if weights:
-                chosen += weights
-                break
+    variants = set()
+    for part in MODULES:
+        names = [name.removeprefix(f"{part}/") for name in files if name.startswith(f"{part}/")]
+        if not has_weights(names):
+            continue  # `Checkpoint` says what is missing
+        weights = choose_weights(names, variant, f"{where}: {part}")
+        variants.add(weights.variant)
+        chosen += [f"{part}/{name}" for name in weights.files]
+    if variant is not None and variant not in variants:
+        raise CheckpointError(f"{where}: no part has weights of the variant '{variant}'")
     return chosen
-
-
-def _is_variant(name: str) -> bool:
-    """`model.fp16.safetensors` is a variant of `model.safetensors`; shards have no such infix."""
-    return Path(name).name.count(".") > 1
 
 
 def _from_cache(identifier: str, revision: str | None, cause: Exception) -> str:
@@ -81,10 +86,10 @@ def _from_cache(identifier: str, revision: str | None, cause: Exception) -> str:
         )
     except (LocalEntryNotFoundError, OfflineModeIsEnabled):
         raise CheckpointError(
-            f"checkpoint '{identifier}' is not in the local cache and the hub cannot be reached ({_reason(cause)}); "
+            f"checkpoint '{identifier}' is not in the local cache and the hub cannot be reached ({one_line(cause)}); "
             "pass a local folder, or 'demo' for the embedded one"
         ) from cause
-    logger.warning("the hub cannot be reached (%s): using the cached copy, %s", _reason(cause), folder)
+    logger.warning("the hub cannot be reached (%s): using the cached copy, %s", one_line(cause), folder)
     return folder
 
 
@@ -96,7 +101,3 @@ def _refused(identifier: str, revision: str | None, error: Exception) -> Checkpo
     if isinstance(error, RevisionNotFoundError):
         return CheckpointError(f"checkpoint '{identifier}' has no revision '{revision}'")
     return CheckpointError(f"checkpoint '{identifier}' is neither a folder here nor a public repository")
-
-
-def _reason(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

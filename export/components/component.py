@@ -40,7 +40,8 @@ class Component:
 
     - `outputs`: what it gives, in this order.
     - `draw(sizes, generator)`: makes random inputs whose named axes have the given sizes.
-    - `sizes`: all are compared with the torch module. The first is traced, so it has to be the most general case.
+    - `sizes`: all are compared with the torch module. The first is traced, so it has to be the most general case. Sizes
+      beyond what the inputs of a small model allow are brought within their bounds.
     - `grows_with`: the axis that grows with the latent height, and by which factor; None if none does.
     - `islands`: the parts of a half-precision graph that stay in float32, as a name and a pattern that is searched in
       "OpType node name" (see `export.precision`). `bf16_islands` join them in BF16.
@@ -63,6 +64,23 @@ class Component:
     limits: Sizes = field(default_factory=dict)
     fuse_attention: Callable[[], None] | None = None
     facts: Facts = Facts()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sizes", tuple(self._bounded(sizes) for sizes in self.sizes))
+        object.__setattr__(self, "typical", self._bounded(self.typical))
+
+    def _bounded(self, sizes: Sizes) -> Sizes:
+        bounds = {
+            axis: (low, high)
+            for spec in self.inputs.values()
+            for axis, low, high in zip(spec.axes, spec.min_shape, spec.max_shape, strict=True)
+        }
+        unbounded = 1, None
+        within = {}
+        for axis, size in sizes.items():
+            low, high = bounds.get(axis, unbounded)
+            within[axis] = max(low, size if high is None else min(size, high))
+        return within
 
     def islands_in(self, precision: str) -> dict[str, str]:
         """The islands of a graph in `precision`."""

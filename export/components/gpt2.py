@@ -52,8 +52,8 @@ def language_model(checkpoint: Checkpoint) -> Component:
     names = [f"{kind}_{layer}" for layer in range(config.n_layer) for kind in ("key", "value")]
 
     def draw(sizes: Sizes, generator: torch.Generator) -> Tensors:
-        rows, past_length, length = sizes["batch"], sizes["past"], sizes["new"]
-        mask = torch.randint(0, 2, (rows, past_length + length), generator=generator)
+        rows, past_length, length = sizes["batch"], sizes["past"], sizes["all"] - sizes["past"]
+        mask = torch.randint(0, 2, (rows, sizes["all"]), generator=generator)
         mask[:, 0] = 1
         tensors = {"inputs_embeds": normal(generator, rows, length, width), "attention_mask": mask}
         for name in names:
@@ -76,11 +76,11 @@ def language_model(checkpoint: Checkpoint) -> Component:
         },
         draw=draw,
         sizes=(
-            {"batch": 2, "past": 5, "new": 3},
-            {"batch": 1, "past": 0, "new": 1},
-            {"batch": 2, "past": 0, "new": 24},
-            {"batch": 3, "past": 24, "new": 1},
-            {"batch": 1, "past": 100, "new": 1},
+            {"batch": 2, "past": 5, "all": 8},
+            {"batch": 1, "past": 0, "all": 1},
+            {"batch": 2, "past": 0, "all": 24},
+            {"batch": 3, "past": 24, "all": 25},
+            {"batch": 1, "past": 100, "all": 101},
         ),
         typical={"batch": 2, "past": 24, "new": 1, "all": 25},
         limits={"new": prompt, "past": longest - prompt, "all": longest},

@@ -13,6 +13,8 @@ def rebuild_command(manifest: Manifest, folder: Path) -> str:
 def _target_flags(manifest: Manifest) -> list[str]:
     spec = next(iter(manifest.engines.values()), None)
     flags = []
+    if manifest.checkpoint.variant is not None:
+        flags += ["--variant", manifest.checkpoint.variant]
     if spec is not None and spec.built_for is not None:
         flags += ["--backend", spec.built_for.flavour.replace("_", "-")]
     elif spec is not None and spec.backend == "openvino":

@@ -191,11 +191,12 @@ class FeatureExtractorSpec(_Part, frozen=True):
 
 
 class CheckpointSpec(_Part, frozen=True):
-    """Where the weights came from."""
+    """Where the weights came from; `variant` is the one that was asked for, such as "fp16"."""
 
     id: Place
     revision: Place | None
     weights_sha256: Sha256
+    variant: Place | None = None
 
 
 class AudioSpec(_Part, frozen=True):

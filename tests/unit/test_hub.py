@@ -15,8 +15,9 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import pytest
 
+from export.errors import CheckpointError
 from export.hub import needed_files
-from tests.unit.helpers import ROOT
+from tests.unit.helpers import ROOT, raises_line
 
 NAME = "someone/some-model"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -103,7 +104,9 @@ def test_needed_files_do_not_depend_on_the_order() -> None:
         (["pytorch_model.bin", "pytorch_model.fp16.bin"], ["pytorch_model.bin"]),
         (["model.fp16.safetensors", "pytorch_model.bin"], ["pytorch_model.bin"]),
         (["old/model.safetensors", "pytorch_model.bin"], ["pytorch_model.bin"]),
-        (["model.fp16.safetensors"], []),
+        (["model.fp16.safetensors"], ["model.fp16.safetensors"]),  # the only ones there are
+        (["model.fp16.safetensors", "pytorch_model.fp16.bin"], ["model.fp16.safetensors"]),
+        (["optimizer.bin", "training_args.bin", "scheduler.bin", "pytorch_lora_weights.safetensors"], []),
         (["flax_model.msgpack", "model.onnx"], []),
     ],
 )
@@ -242,11 +245,13 @@ except CheckpointError as error:
 """
 
 
-def fetch(url: str, cache: Path, name: str = NAME, revision: str | None = None, **environment: str) -> Fetched:
+def fetch(
+    url: str, cache: Path, name: str = NAME, revision: str | None = None, variant: str | None = None, **environment: str
+) -> Fetched:
     ours = {"HF_ENDPOINT": url, "HF_HOME": str(cache), "NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     theirs = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     done = subprocess.run(
-        [sys.executable, "-c", _FETCH, json.dumps([name, revision])],
+        [sys.executable, "-c", _FETCH, json.dumps([name, revision, variant])],
         cwd=ROOT,
         env={**theirs, **ours, **environment},
         capture_output=True,
@@ -276,6 +281,42 @@ def test_fetch_downloads_what_is_needed_once_and_then_works_offline(
         offline = fetch(hub.url, tmp_path, revision=revision, **environment)
         assert offline == first
         assert "using the cached copy" in offline.log
+
+
+def test_fetch_downloads_a_variant_where_there_is_one(hub: Hub, tmp_path: Path) -> None:
+    """Parts without it are plain; `vae` has its fp16 weights in one file, `text_encoder_2` in shards."""
+    fetched = fetch(hub.url, tmp_path, variant="fp16").files()
+    for variant, plain in (
+        ("unet/diffusion_pytorch_model.fp16.safetensors", "unet/diffusion_pytorch_model.safetensors"),
+        ("vae/diffusion_pytorch_model.fp16.safetensors", "vae/diffusion_pytorch_model.bin"),
+        ("text_encoder/model.fp16.safetensors", "text_encoder/model.safetensors"),
+    ):
+        assert variant in fetched
+        assert plain not in fetched
+    assert "vocoder/pytorch_model-00001-of-00002.bin" in fetched
+    assert "projection_model/diffusion_pytorch_model.safetensors" in fetched
+
+
+def test_a_variant_that_no_part_has_is_said_before_anything_is_downloaded(hub: Hub, tmp_path: Path) -> None:
+    line = fetch(hub.url, tmp_path, variant="int4").line()
+    assert "'int4'" in line
+    assert hub.downloads == []
+
+
+def test_needed_files_of_a_sharded_variant() -> None:
+    shards = [f"unet/diffusion_pytorch_model.fp16-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    index = "unet/diffusion_pytorch_model.safetensors.index.fp16.json"
+    plain = ["unet/diffusion_pytorch_model.safetensors"]
+    assert sorted(needed_files([*shards, index, *plain], "fp16")) == sorted([*shards, index])
+    assert sorted(needed_files([*shards, index])) == sorted([*shards, index])
+    assert sorted(needed_files([*shards, index, *plain])) == sorted([*plain, index])
+
+
+def test_several_variants_and_nothing_else() -> None:
+    files = ["unet/diffusion_pytorch_model.fp16.safetensors", "unet/diffusion_pytorch_model.non_ema.safetensors"]
+    with raises_line(CheckpointError, NAME, "unet", "fp16, non_ema", "--variant"):
+        needed_files(files, where=NAME)
+    assert needed_files(files, "non_ema") == files[1:]
 
 
 def test_cache_of_one_revision_is_not_taken_for_another(hub: Hub, tmp_path: Path) -> None:
