@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ from runtime.bundle.manifest import (
     describe_file,
 )
 from runtime.diffusion.schedulers import scheduler_names
+from runtime.errors import InputError
 from runtime.text.speech import Vocabulary
 
 # What each part may be, by the class that `model_index.json` names, and the class that loads it. The language model's
@@ -140,18 +142,19 @@ class Checkpoint:
         """
         loaded, where = self._tokenizer("tokenizer_2"), f"{self.id}: tokenizer_2"
         known = vocabulary(loaded, where)
-        spec = SpeechSpec(
-            file=_describe(VOCABULARY, msgspec.json.encode(known)),
-            max_length=self.text_tokens(),
-            pad_token_id=int(loaded.pad_token_id),
-            unknown_token_id=int(loaded.unk_token_id),
-            end_token_id=_END_TOKEN_ID,
-            embedding_rows=self.configs.text_encoder_2.vocab_size,
-            normalize=loaded.normalize,
-            phonemize=loaded.phonemize,
-            add_blank=loaded.add_blank,
-            language=loaded.language,
-        )
+        with self._as_ours("tokenizer_2"):
+            spec = SpeechSpec(
+                file=_describe(VOCABULARY, msgspec.json.encode(known)),
+                max_length=self.text_tokens(),
+                pad_token_id=int(loaded.pad_token_id),
+                unknown_token_id=int(loaded.unk_token_id),
+                end_token_id=_END_TOKEN_ID,
+                embedding_rows=self.configs.text_encoder_2.vocab_size,
+                normalize=loaded.normalize,
+                phonemize=loaded.phonemize,
+                add_blank=loaded.add_blank,
+                language=loaded.language,
+            )
         return spec, known
 
     def text_tokens(self) -> int:
@@ -176,17 +179,18 @@ class Checkpoint:
         """Rates, factors and default sizes."""
         vae, vocoder, unet = self.configs.vae, self.configs.vocoder, self.configs.unet
         height = unet.sample_size
-        return AudioSpec(
-            sample_rate_hz=vocoder.sampling_rate,
-            hop_samples=math.prod(vocoder.upsample_rates),
-            mel_bins=vocoder.model_in_dim,
-            latent_channels=unet.in_channels,
-            default_latent_height=height if isinstance(height, int) else height[0],
-            vae_scale_factor=vae.scale_factor,
-            vae_scaling_factor=vae.scaling_factor,
-            vocoder_context_frames=vocoder_context_frames(msgspec.structs.asdict(vocoder)),
-            vocoder_window_frames=WINDOW_FRAMES,
-        )
+        with self._as_ours("vae and vocoder"):
+            return AudioSpec(
+                sample_rate_hz=vocoder.sampling_rate,
+                hop_samples=math.prod(vocoder.upsample_rates),
+                mel_bins=vocoder.model_in_dim,
+                latent_channels=unet.in_channels,
+                default_latent_height=height if isinstance(height, int) else height[0],
+                vae_scale_factor=vae.scale_factor,
+                vae_scaling_factor=vae.scaling_factor,
+                vocoder_context_frames=vocoder_context_frames(msgspec.structs.asdict(vocoder)),
+                vocoder_window_frames=WINDOW_FRAMES,
+            )
 
     def max_new_tokens(self) -> int:
         """How many embeddings GPT2 generates."""
@@ -205,16 +209,17 @@ class Checkpoint:
         if not _is_one(_library_class(kind), ClapFeatureExtractor):
             raise CheckpointError(f"{where} is a {kind!r}; supported: ClapFeatureExtractor")
         config = convert(raw, FeatureExtractorConfig, where)
-        return FeatureExtractorSpec(
-            sample_rate_hz=config.sampling_rate,
-            fft_samples=config.fft_window_size,
-            hop_samples=config.hop_length,
-            mel_bins=config.feature_size,
-            min_frequency_hz=config.frequency_min,
-            max_frequency_hz=config.frequency_max,
-            max_samples=int(config.max_length_s * config.sampling_rate),
-            padding=config.padding,
-        )
+        with self._as_ours("feature_extractor"):
+            return FeatureExtractorSpec(
+                sample_rate_hz=config.sampling_rate,
+                fft_samples=config.fft_window_size,
+                hop_samples=config.hop_length,
+                mel_bins=config.feature_size,
+                min_frequency_hz=config.frequency_min,
+                max_frequency_hz=config.frequency_max,
+                max_samples=int(config.max_length_s * config.sampling_rate),
+                padding=config.padding,
+            )
 
     @cached_property
     def weights_sha256(self) -> str:
@@ -225,6 +230,14 @@ class Checkpoint:
                 file = describe_file(self.folder, str(path.relative_to(self.folder)))
                 digest.update(f"{file.name} {file.sha256}\n".encode())
         return digest.hexdigest()
+
+    @contextmanager
+    def _as_ours(self, parts: str) -> Iterator[None]:
+        """What the manifest refuses of these parts' numbers is the checkpoint's fault."""
+        try:
+            yield
+        except InputError as error:
+            raise CheckpointError(f"{self.id}: {parts} cannot be used: {error}") from error
 
     def _module_class(self, part: str) -> Any:
         """The class that loads a module, for the class that `model_index.json` names or one that it descends from."""

@@ -89,7 +89,7 @@ def test_lossy_formats_keep_length_and_sound(
     found = read(tmp_path / name)
     assert len(found) == len(waveform)
     if seconds > 1:
-        assert relative_error(found, waveform) < 0.1
+        assert relative_error(found, waveform) < 0.3  # 0.2 at most of 180 draws; another sound is off by 1 and more
     assert warnings(caplog) == []
     assert [path.name for path in tmp_path.iterdir()] == [name]
 

@@ -284,6 +284,8 @@ def test_describe_file_sees_content_and_size(tmp_path: Path) -> None:
 
 
 class Opened:
+    label = "opened"
+
     def __init__(self) -> None:
         self.closed, self.loading_s = False, 0.0
 

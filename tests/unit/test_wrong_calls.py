@@ -131,6 +131,7 @@ class Unshowable:
         *wrong("output_type", "output_type has to be one of np, latent, pt", "pil", None, np.ones(2)),
         *wrong("seed_device", "seed_device has to be one of cpu, cuda", "cuda:0", None, ["cpu"]),
         *wrong("scheduler", "scheduler has to be the name of a class or a config", 5, [], True),
+        *wrong("scheduler", "unknown scheduler", {}, {"_class_name": None}, "none of them"),
         *wrong("cross_attention_kwargs", "cross_attention_kwargs", {"scale": 1}, 5, np.ones(2)),
         *wrong("guidance_interval", "guidance_interval", np.ones(3), {0, 1}, (0, "1"), 5),
         *wrong("seed", "seed has to be an integer from 0", -1, 2**64, 1.0, True, np.bool_(True), "1"),
@@ -161,7 +162,7 @@ def test_a_wrong_call_gets_one_line(call: dict[str, Any], fragment: str) -> None
         (embeds(), "max_new_tokens", 8),
         (embeds(generated_prompt_embeds=ones((2, 5, 32))), "max_new_tokens", 5),
         ({"max_new_tokens": 3}, "max_new_tokens", 3),
-        ({"callback": print, "return_dict": False, "scheduler": {}}, "rows", 1),
+        ({"callback": print, "return_dict": False, "scheduler": {"_class_name": "LCMScheduler"}}, "rows", 1),
     ],
 )
 def test_other_kinds_of_values(call: dict[str, Any], field: str, expected: Any) -> None:
