@@ -162,7 +162,7 @@ def test_a_wrong_call_gets_one_line(call: dict[str, Any], fragment: str) -> None
         (embeds(), "max_new_tokens", 8),
         (embeds(generated_prompt_embeds=ones((2, 5, 32))), "max_new_tokens", 5),
         ({"max_new_tokens": 3}, "max_new_tokens", 3),
-        ({"callback": print, "return_dict": False, "scheduler": {"_class_name": "LCMScheduler"}}, "rows", 1),
+        ({"callback": print, "return_dict": False, "scheduler": {"_class_name": "DDPMScheduler"}}, "rows", 1),
     ],
 )
 def test_other_kinds_of_values(call: dict[str, Any], field: str, expected: Any) -> None:
