@@ -46,6 +46,10 @@ class Console:
         elif not self._quiet:
             self._print(line, self._results)
 
+    def say(self, line: str) -> None:
+        """Say a result that is for people alone, in words."""
+        self._print(line, self._results)
+
     def error(self, text: str) -> None:
         """Say what is wrong."""
         self.note(f"error: {text}")
@@ -150,11 +154,13 @@ class Stopped(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Ctrl-C and SIGTERM raise `Stopped` inside the block, once.
+    """Ctrl-C, SIGTERM and the end of the terminal raise `Stopped` inside the block, once.
 
-    From then on both are ignored: the program is to end, and a second one would only disturb its cleaning up.
+    From then on all are ignored: the program is to end, and a second one would only disturb its cleaning up.
     """
-    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    handlers: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    if hasattr(signal, "SIGHUP"):  # not on Windows
+        handlers[signal.SIGHUP] = signal.SIG_DFL
     if threading.current_thread() is not threading.main_thread():
         handlers = {}  # signals are the main thread's
     ours = {number: usual for number, usual in handlers.items() if signal.getsignal(number) is usual}

@@ -22,6 +22,7 @@ def test_runs_from_a_wheel_without_torch(bundle: Callable[[str], Path], tmp_path
     wheels, environment = tmp_path / "wheels", tmp_path / "venv"
     run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", wheels, ROOT)
     (wheel,) = wheels.glob("trt_audioldm2-*.whl")
+    assert wheel.stat().st_size < 500_000, "the demo's weights are for the export stage alone"
     run(sys.executable, "-m", "venv", environment)
     python = environment / "bin" / "python"
     constraints = ROOT / "constraints.txt"
@@ -39,5 +40,5 @@ def test_runs_from_a_wheel_without_torch(bundle: Callable[[str], Path], tmp_path
     code = "from export.__main__ import main; import sys; sys.exit(main(['build', '--checkpoint', 'demo']))"
     lacking = subprocess.run([python, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert lacking.returncode == 1
-    install = "pip install 'trt-audioldm2[cpu,export]'"
+    install = f"pip install '{wheel}[cpu,export]'"
     assert lacking.stderr.strip() == f"error: building needs the export packages: {install}"

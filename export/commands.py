@@ -1,0 +1,168 @@
+"""What `python -m export` does: build a bundle, verify one, or say what one is."""
+
+import argparse
+import logging
+import re
+import sys
+import traceback
+from pathlib import Path
+
+from runtime.bundle.choice import ENGINES_FOLDER
+from runtime.console import Console, open_streams, status_of, stoppable
+from runtime.errors import AudioLDM2Error
+from runtime.flags import Parser
+from runtime.install import install_command
+from runtime.wording import one_line
+
+DESCRIPTION = "Bundles for trt-audioldm2 from checkpoints of AudioLDM2."
+BACKENDS = ("onnx", "openvino", "tensorrt", "tensorrt-rtx")
+EXPORT_PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime", "filelock", "huggingface_hub")
+
+
+def run(arguments: list[str]) -> int:
+    """Do what a command line says. Returns the exit status; raises SystemExit with 2 for a wrong command line."""
+    open_streams()
+    options = _parser().parse_args(arguments)
+    console = Console(sys.stdout)
+    with stoppable(), console.warnings(debug=options.debug):
+        try:
+            options.run(options, console)
+            status = 0
+        except KeyboardInterrupt as interrupt:
+            console.note("interrupted: nothing was left half-built")
+            status = status_of(interrupt)
+        except Exception as error:  # whatever it is, a user sees one line
+            if options.debug:
+                console.note("".join(traceback.format_exception(error)).rstrip())
+            console.error(_words(error, options.doing))
+            status = 1
+    return console.exit_status(status)
+
+
+def _words(error: Exception, doing: str) -> str:
+    """The one line that a user sees of an error."""
+    if isinstance(error, ModuleNotFoundError) and error.name in EXPORT_PACKAGES:
+        return f"{doing} needs the export packages: {install_command('cpu', 'export')}"
+    known = isinstance(error, AudioLDM2Error | OSError | MemoryError)
+    return one_line(error) if known else f"{one_line(error)} (--debug tells where)"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="python -m export", description=DESCRIPTION)
+    commands = parser.add_subparsers(required=True, metavar="build | verify | inspect")
+    build = commands.add_parser("build", help="build a bundle from a checkpoint", allow_abbrev=False)
+    build.add_argument("--checkpoint", required=True, help="hub id, folder in diffusers layout, or 'demo'")
+    build.add_argument("--revision", help="branch, tag or commit of a hub checkpoint")
+    build.add_argument("--variant", metavar="NAME", help="weights of this variant, such as fp16, where there are some")
+    build.add_argument("--out", type=Path, help=f"the bundle's folder (default: {ENGINES_FOLDER}/NAME)")
+    build.add_argument("--backend", choices=BACKENDS, default="onnx", help="engine format (default: onnx)")
+    build.add_argument("--precision", choices=["fp32", "fp16", "bf16", "int8"], help="(default: fp32; openvino: fp16)")
+    build.add_argument(
+        "--max-error",
+        type=float,
+        default=0.02,
+        metavar="X",
+        help="int8: relative error above which an engine stays in fp16 (default: %(default)s)",
+    )
+    _add_builder_options(build.add_argument_group("for tensorrt and tensorrt-rtx"))
+    build.set_defaults(run=_build, doing="building")
+    verify = commands.add_parser("verify", help="compare a bundle with its checkpoint again", allow_abbrev=False)
+    verify.add_argument("bundle", type=Path)
+    verify.add_argument("--checkpoint", help="where the checkpoint is (default: as the manifest says)")
+    verify.set_defaults(run=_verify, doing="verifying")
+    inspect = commands.add_parser("inspect", help="print what a bundle is", allow_abbrev=False)
+    inspect.add_argument("bundle", type=Path)
+    inspect.add_argument("--layers", action="store_true", help="print each engine's layers and their precisions")
+    inspect.set_defaults(run=_inspect, doing="inspecting")
+    for command in (build, verify, inspect):
+        command.add_argument("--debug", action="store_true", help="print the traceback of an error")
+    return parser
+
+
+def _add_builder_options(group: "argparse._ArgumentGroup") -> None:
+    add = group.add_argument
+    add("--max-waveforms", type=int, default=4, metavar="N", help="most waveforms of one call (default: %(default)s)")
+    add("--max-duration", type=float, default=30.0, metavar="SECONDS", help="longest audio (default: %(default)s)")
+    add("--workspace", type=float, metavar="GIB", help="memory that the builder's tactics may use (default: all)")
+    add("--optimization-level", type=int, choices=range(6), metavar="0-5", help="(default: the library's)")
+    add("--version-compatible", action="store_true", help="engines for later versions of the library too")
+    add("--hardware-compatible", action="store_true", help="engines for every GPU from compute capability 8.0 on")
+    add("--refit", action="store_true", help="engines whose weights can be replaced")
+    add("--weight-streaming", action="store_true", help="weights may stay in host memory, for small cards")
+    add(
+        "--compute-capability",
+        action="append",
+        default=[],
+        metavar="X.Y",
+        help="RTX: build for this one; may be given again",
+    )
+
+
+def _build(options: argparse.Namespace, console: Console) -> None:
+    from export.destination import resolve_destination
+
+    if options.out is not None:
+        resolve_destination(options.out)  # before torch is imported, which takes seconds, and anything is downloaded
+    from export.build import build, open_checkpoint
+    from export.target import Target, TensorRTOptions
+
+    _quiet_libraries()
+    target = Target(
+        backend=options.backend,
+        precision=options.precision or ("fp16" if options.backend == "openvino" else "fp32"),
+        max_error=options.max_error,
+        options=TensorRTOptions(
+            max_waveforms=options.max_waveforms,
+            max_duration_s=options.max_duration,
+            workspace_bytes=None if options.workspace is None else int(options.workspace * 2**30),
+            optimization_level=options.optimization_level,
+            version_compatible=options.version_compatible,
+            hardware_compatible=options.hardware_compatible,
+            refittable=options.refit,
+            weight_streaming=options.weight_streaming,
+            compute_capabilities=tuple(options.compute_capability),
+        ),
+    )
+    out = options.out
+    if out is None:
+        out = Path(ENGINES_FOLDER) / (_bundle_name(options.checkpoint) + target.suffix)
+        resolve_destination(out)
+    build(open_checkpoint(options.checkpoint, options.revision, options.variant), out, target, console.say)
+    console.say(f"built {out}")
+
+
+def _verify(options: argparse.Namespace, console: Console) -> None:
+    from export.build import open_checkpoint, verify
+    from runtime.bundle import Bundle
+
+    _quiet_libraries()
+    bundle = Bundle.read(options.bundle)
+    made_from = bundle.manifest.checkpoint
+    revision = made_from.revision if options.checkpoint is None else None
+    verify(bundle, open_checkpoint(options.checkpoint or made_from.id, revision, made_from.variant), console.say)
+    console.say(f"verified {options.bundle}")
+
+
+def _inspect(options: argparse.Namespace, console: Console) -> None:
+    from export.inspect import describe, describe_layers
+    from runtime.bundle import Bundle
+
+    bundle = Bundle.read(options.bundle)
+    console.say(describe_layers(bundle) if options.layers else describe(bundle))
+
+
+def _bundle_name(checkpoint: str) -> str:
+    return re.sub(
+        r"[^\w.-]+", "-", Path(checkpoint).resolve().name if Path(checkpoint).is_dir() else checkpoint.split("/")[-1]
+    )
+
+
+def _quiet_libraries() -> None:
+    """Loading bars and notes of the libraries would bury our own lines."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
