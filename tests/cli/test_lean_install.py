@@ -1,5 +1,6 @@
 """The product: a wheel with `[cpu]` alone, in an empty environment, runs a prebuilt bundle without torch."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,10 +13,11 @@ UNWANTED = ("torch", "transformers", "diffusers", "onnx", "librosa", "scipy")
 
 
 def test_runs_from_a_wheel_without_torch(bundle: Callable[[str], Path], tmp_path: Path) -> None:
+    alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # the wheel, not these files
+
     def run(*command: str | Path) -> str:
-        done = subprocess.run(
-            [str(part) for part in command], cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
-        )
+        words = [str(part) for part in command]
+        done = subprocess.run(words, cwd=tmp_path, env=alone, capture_output=True, text=True, timeout=600, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -38,7 +40,7 @@ def test_runs_from_a_wheel_without_torch(bundle: Callable[[str], Path], tmp_path
     assert soundfile.info(out).frames == 163_840
     # the same interpreter says how to get what it lacks
     code = "from export.__main__ import main; import sys; sys.exit(main(['build', '--checkpoint', 'demo']))"
-    lacking = subprocess.run([python, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    lacking = subprocess.run([python, "-c", code], cwd=tmp_path, env=alone, capture_output=True, text=True, check=False)
     assert lacking.returncode == 1
     install = f"pip install '{wheel}[cpu,export]'"
     assert lacking.stderr.strip() == f"error: building needs the export packages: {install}"
