@@ -239,6 +239,25 @@ def test_what_published_checkpoints_hold_besides_is_no_error(part: str, keys: li
     assert Checkpoint(altered, "x").load(part) is not None
 
 
+def test_the_older_names_of_a_vaes_attention_are_known(altered: Path) -> None:
+    expected = Checkpoint(altered, "x").load("vae").state_dict()
+    older = {"to_q.": "query.", "to_k.": "key.", "to_v.": "value.", "to_out.0.": "proj_attn."}
+    renamed = 0
+
+    def rename(weights: dict[str, torch.Tensor]) -> None:
+        nonlocal renamed
+        for key in [key for key in weights if ".attentions.0." in key]:
+            for new, old in older.items():
+                if new in key:
+                    weights[key.replace(new, old)] = weights.pop(key)
+                    renamed += 1
+
+    edit_weights(altered, "vae", rename)
+    assert renamed == 16
+    loaded = Checkpoint(altered, "x").load("vae").state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in expected.items())
+
+
 @pytest.mark.parametrize("name", ["pytorch_lora_weights.safetensors", "adapter_model.bin"])
 def test_a_lora_beside_the_weights_is_not_dropped_without_a_word(name: str, altered: Path) -> None:
     (altered / "unet" / name).write_bytes(b"weights")
