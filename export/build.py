@@ -23,7 +23,7 @@ from export.errors import CheckpointError
 from export.hub import fetch
 from export.islands import measure_islands
 from export.onnx import export_onnx, save
-from export.parity import check_parity, check_weights
+from export.parity import check_parity
 from export.precision import convert, read_model
 from export.staging import staged
 from export.target import QUANTIZED, Job, Target, build_keys
@@ -159,7 +159,6 @@ def _build_engine(
     """Trace one component, set its precision, and let the backend make an engine of the graph."""
     start = time.perf_counter()
     component = COMPONENTS[name](checkpoint)
-    check_weights(name, component)
     if target.fuses_attention and component.fuse_attention is not None:
         component.fuse_attention()
     with tempfile.TemporaryDirectory(dir=folder, prefix=".graph-") as work:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from export.components import Component
-from export.errors import BuildError
+from export.errors import BuildError, CheckpointError
 from runtime.backends.device import Device, HostDevice
 from runtime.backends.engine import Engine
 from runtime.bundle.manifest import ParityCheck
@@ -60,10 +60,10 @@ def check_parity(
 
 
 def check_weights(name: str, component: Component) -> None:
-    """Raise BuildError for a weight that is NaN or Inf, by its name: the module could only give NaN."""
+    """Raise CheckpointError for a weight that is NaN or Inf, by its name: the module could only give NaN."""
     for weight, values in component.module.named_parameters():
         if not torch.isfinite(values).all():
-            raise BuildError(f"{name}: the checkpoint's weight '{weight}' holds NaN or Inf: its file is damaged")
+            raise CheckpointError(f"{name}: the checkpoint's weight '{weight}' holds NaN or Inf: its file is damaged")
 
 
 def compare(

@@ -322,7 +322,7 @@ def rewrite(path: Path, **fields: object) -> None:
     ("file", "fields", "words"),
     [
         ("text_encoder_2/config.json", {"vocab_size": 38}, ["182", "38 ids"]),  # as ljspeech is published
-        ("text_encoder_2/config.json", {"vocab_size": 182}, ["is 182", "182 ids"]),
+        ("text_encoder_2/config.json", {"vocab_size": 182}, ["id 182", "182 ids"]),
         ("text_encoder_2/config.json", {"hidden_size": 44}, ["text_encoder_1_dim 40", "text_encoder_2 is 44 wide"]),
         ("text_encoder/config.json", {"projection_dim": 60}, ["text_encoder_dim 64", "text_encoder is 60 wide"]),
         ("projection_model/config.json", {"langauge_model_dim": 52}, ["language_model is 48 wide"]),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from export.components.component import Component, normal, tensor
-from export.errors import BuildError
+from export.errors import BuildError, CheckpointError
 from export.parity import HALF_CEILING, TOLERANCE, check_parity, check_weights
 from runtime.backends.device import Array
 from tests.unit.helpers import raises_line
@@ -116,7 +116,7 @@ def test_a_weight_that_is_no_number_is_named(value: float) -> None:
     check_weights("unet", made)
     with torch.no_grad():
         made.module[1].bias[torch.randint(8, ())] = value
-    with raises_line(BuildError, "unet", "'1.bias'", "NaN or Inf"):
+    with raises_line(CheckpointError, "unet", "'1.bias'", "NaN or Inf"):
         check_weights("unet", made)
 
 
