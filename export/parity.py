@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from export.components import Component
-from export.errors import BuildError, CheckpointError
+from export.errors import BuildError
 from runtime.backends.device import Device, HostDevice
 from runtime.backends.engine import Engine
 from runtime.bundle.manifest import ParityCheck
@@ -57,13 +57,6 @@ def check_parity(
             report(f"  {name}: {shown}: admitted, for torch's own error in {precision} is {half_error:.1e} there")
         checks.append(ParityCheck(sizes=sizes, relative_error=error, half_error=half_error))
     return tuple(checks)
-
-
-def check_weights(name: str, component: Component) -> None:
-    """Raise CheckpointError for a weight that is NaN or Inf, by its name: the module could only give NaN."""
-    for weight, values in component.module.named_parameters():
-        if not torch.isfinite(values).all():
-            raise CheckpointError(f"{name}: the checkpoint's weight '{weight}' holds NaN or Inf: its file is damaged")
 
 
 def compare(
