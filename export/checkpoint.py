@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import diffusers
 import msgspec
@@ -63,9 +63,10 @@ MODULES: dict[str, dict[type, Any]] = {
     "vae": {diffusers.AutoencoderKL: diffusers.AutoencoderKL},
     "vocoder": {SpeechT5HifiGan: SpeechT5HifiGan},
 }
+Spec = TypeVar("Spec", bound=msgspec.Struct)
 _TOKENIZERS = ("tokenizer", "tokenizer_2")
 PROJECTED_EXTRA = 5  # positions that the projection adds to the second text's
-_END_TOKEN_ID = 182  # of a transcription: a constant in the reference pipeline
+END_TOKEN_ID = 182  # of a transcription: a constant in the reference pipeline
 VOCABULARY = "vocabulary.json"
 
 
@@ -143,17 +144,19 @@ class Checkpoint:
         loaded, where = self._tokenizer("tokenizer_2"), f"{self.id}: tokenizer_2"
         known = vocabulary(loaded, where)
         with self._as_ours("tokenizer_2"):
-            spec = SpeechSpec(
-                file=_describe(VOCABULARY, msgspec.json.encode(known)),
-                max_length=self.text_tokens(),
-                pad_token_id=int(loaded.pad_token_id),
-                unknown_token_id=int(loaded.unk_token_id),
-                end_token_id=_END_TOKEN_ID,
-                embedding_rows=self.configs.text_encoder_2.vocab_size,
-                normalize=loaded.normalize,
-                phonemize=loaded.phonemize,
-                add_blank=loaded.add_blank,
-                language=loaded.language,
+            spec = _within_bounds(
+                SpeechSpec(
+                    file=_describe(VOCABULARY, msgspec.json.encode(known)),
+                    max_length=self.text_tokens(),
+                    pad_token_id=int(loaded.pad_token_id),
+                    unknown_token_id=int(loaded.unk_token_id),
+                    end_token_id=END_TOKEN_ID,
+                    embedding_rows=self.configs.text_encoder_2.vocab_size,
+                    normalize=loaded.normalize,
+                    phonemize=loaded.phonemize,
+                    add_blank=loaded.add_blank,
+                    language=loaded.language,
+                )
             )
         return spec, known
 
@@ -180,16 +183,18 @@ class Checkpoint:
         vae, vocoder, unet = self.configs.vae, self.configs.vocoder, self.configs.unet
         height = unet.sample_size
         with self._as_ours("vae and vocoder"):
-            return AudioSpec(
-                sample_rate_hz=vocoder.sampling_rate,
-                hop_samples=math.prod(vocoder.upsample_rates),
-                mel_bins=vocoder.model_in_dim,
-                latent_channels=unet.in_channels,
-                default_latent_height=height if isinstance(height, int) else height[0],
-                vae_scale_factor=vae.scale_factor,
-                vae_scaling_factor=vae.scaling_factor,
-                vocoder_context_frames=vocoder_context_frames(msgspec.structs.asdict(vocoder)),
-                vocoder_window_frames=WINDOW_FRAMES,
+            return _within_bounds(
+                AudioSpec(
+                    sample_rate_hz=vocoder.sampling_rate,
+                    hop_samples=math.prod(vocoder.upsample_rates),
+                    mel_bins=vocoder.model_in_dim,
+                    latent_channels=unet.in_channels,
+                    default_latent_height=height if isinstance(height, int) else height[0],
+                    vae_scale_factor=vae.scale_factor,
+                    vae_scaling_factor=vae.scaling_factor,
+                    vocoder_context_frames=vocoder_context_frames(msgspec.structs.asdict(vocoder)),
+                    vocoder_window_frames=WINDOW_FRAMES,
+                )
             )
 
     def max_new_tokens(self) -> int:
@@ -210,15 +215,17 @@ class Checkpoint:
             raise CheckpointError(f"{where} is a {kind!r}; supported: ClapFeatureExtractor")
         config = convert(raw, FeatureExtractorConfig, where)
         with self._as_ours("feature_extractor"):
-            return FeatureExtractorSpec(
-                sample_rate_hz=config.sampling_rate,
-                fft_samples=config.fft_window_size,
-                hop_samples=config.hop_length,
-                mel_bins=config.feature_size,
-                min_frequency_hz=config.frequency_min,
-                max_frequency_hz=config.frequency_max,
-                max_samples=int(config.max_length_s * config.sampling_rate),
-                padding=config.padding,
+            return _within_bounds(
+                FeatureExtractorSpec(
+                    sample_rate_hz=config.sampling_rate,
+                    fft_samples=config.fft_window_size,
+                    hop_samples=config.hop_length,
+                    mel_bins=config.feature_size,
+                    min_frequency_hz=config.frequency_min,
+                    max_frequency_hz=config.frequency_max,
+                    max_samples=int(config.max_length_s * config.sampling_rate),
+                    padding=config.padding,
+                )
             )
 
     @cached_property
@@ -236,8 +243,8 @@ class Checkpoint:
         """What the manifest refuses of these parts' numbers is the checkpoint's fault."""
         try:
             yield
-        except InputError as error:
-            raise CheckpointError(f"{self.id}: {parts} cannot be used: {error}") from error
+        except (InputError, msgspec.ValidationError) as error:
+            raise CheckpointError(f"{self.id}: {parts} cannot be used: {one_line(error)}") from error
 
     def _module_class(self, part: str) -> Any:
         """The class that loads a module, for the class that `model_index.json` names or one that it descends from."""
@@ -307,6 +314,11 @@ def _library_class(name: str | None) -> Any:
 
 def _is_one(cls: Any, *kinds: type) -> bool:
     return isinstance(cls, type) and issubclass(cls, kinds)
+
+
+def _within_bounds(spec: Spec) -> Spec:
+    """A part of the manifest, held to the bounds that it will be read with: making one does not check them."""
+    return msgspec.convert(msgspec.to_builtins(spec), type(spec))
 
 
 def _describe(name: str, content: bytes) -> FileSpec:

@@ -16,8 +16,9 @@ from transformers import PreTrainedModel
 from export.errors import CheckpointError
 from export.weights import refuse_pointer
 
-Count = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
-Index = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
+_LARGEST = 2**20  # of a size: above it a damaged field would ask for all memory before it is found wrong
+Count = Annotated[int, msgspec.Meta(ge=1, le=_LARGEST)]
+Index = Annotated[int, msgspec.Meta(ge=0, le=_LARGEST)]
 Positive = Annotated[float, msgspec.Meta(gt=0, lt=2**31)]
 Counts = Annotated[tuple[Count, ...], msgspec.Meta(min_length=1)]
 Widths = Count | tuple[Count | tuple[Count | None, ...] | None, ...] | None
@@ -89,7 +90,7 @@ class GPT2Config(_Config, frozen=True):
 
     n_embd: Count
     n_head: Count
-    n_layer: Count
+    n_layer: Annotated[int, msgspec.Meta(ge=1, le=1024)]
     n_positions: Count
     max_new_tokens: Count = 8
 
@@ -172,11 +173,11 @@ Config = TypeVar("Config", bound=_Config)
 
 def read_json(path: Path, where: str) -> dict[str, Any]:
     """The object in a JSON file. Raises CheckpointError, which begins with `where`."""
+    if not path.is_file():
+        raise CheckpointError(f"{where}: {path} is missing: not a checkpoint in diffusers' layout")
     refuse_pointer(path, where)
     try:
         content = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        raise CheckpointError(f"{where}: {path} is missing: not a checkpoint in diffusers' layout") from None
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{where}: {path} cannot be read: {error}; download it again") from error
     if not isinstance(content, dict):

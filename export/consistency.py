@@ -1,15 +1,19 @@
 """What is wrong with a checkpoint, found before anything is traced: damaged files, parts that do not fit each other."""
 
 import gc
+import logging
 from collections.abc import Iterable, Iterator
 
 import torch
 
-from export.checkpoint import MODULES, PROJECTED_EXTRA, Checkpoint
+from export.checkpoint import END_TOKEN_ID, MODULES, PROJECTED_EXTRA, Checkpoint
 from export.components import COMPONENTS
 from export.errors import CheckpointError, one_line
 from runtime.diffusion.schedulers import make_plan
 
+logger = logging.getLogger(__name__)
+
+_LONGEST_S = 3600.0  # that a checkpoint may make where a call does not say: more is a damaged sample_size
 _TRIAL_STEPS = 10  # of the schedule that is made to see whether the scheduler's config gives one
 
 
@@ -21,8 +25,10 @@ def check_consistency(checkpoint: Checkpoint) -> None:
     _ = checkpoint.configs
     if checkpoint.variant is not None and not checkpoint.has_variant():
         raise CheckpointError(f"{checkpoint.id}: no part has weights of the variant '{checkpoint.variant}'")
-    for part in MODULES:
-        checkpoint.weights(part)
+    only = {part: checkpoint.weights(part).names.variant for part in MODULES}
+    if fallen_back := {part: name for part, name in only.items() if name not in (None, checkpoint.variant)}:
+        listed = ", ".join(f"{part} ({name})" for part, name in fallen_back.items())
+        logger.warning("there are no weights but those of one variant for %s: they are used", listed)
     for problem in _problems(checkpoint):
         raise CheckpointError(f"{checkpoint.id}: inconsistent checkpoint: {problem}")
 
@@ -105,8 +111,6 @@ def _audio(checkpoint: Checkpoint) -> Iterator[str]:
         )
     if vae.out_channels != 1:
         yield f"vae has {vae.out_channels} out_channels, a mel spectrogram is 1"
-    if vocoder.model_in_dim % vae.scale_factor:
-        yield f"{vocoder.model_in_dim} mel bins are no multiple of the VAE's scale factor {vae.scale_factor}"
     for one, other in (
         ("upsample_rates", "upsample_kernel_sizes"),
         ("resblock_kernel_sizes", "resblock_dilation_sizes"),
@@ -114,6 +118,10 @@ def _audio(checkpoint: Checkpoint) -> Iterator[str]:
         first, second = len(getattr(vocoder, one)), len(getattr(vocoder, other))
         if first != second:
             yield f"vocoder has {first} {one} and {second} {other}"
+    audio = checkpoint.audio()
+    default_s = audio.default_latent_height * audio.row_samples / audio.sample_rate_hz
+    if default_s > _LONGEST_S:
+        yield f"unet's sample_size is {default_s:.0f} s of audio, at most {_LONGEST_S:.0f} s can be"
 
 
 def _scheduler(checkpoint: Checkpoint) -> Iterator[str]:
@@ -127,17 +135,9 @@ def _scheduler(checkpoint: Checkpoint) -> Iterator[str]:
 def _ranking(checkpoint: Checkpoint) -> Iterator[str]:
     """CLAP's audio tower, which ranks waveforms, against what the feature extractor makes of them."""
     spec, tower = checkpoint.feature_extractor(), checkpoint.configs.text_encoder.audio_config
-    frames = spec.max_samples // spec.hop_samples + 1
-    if not spec.min_frequency_hz < spec.max_frequency_hz <= spec.sample_rate_hz / 2:
+    if spec.mel_bins != tower.num_mel_bins or spec.frames > tower.max_frames:
         yield (
-            f"feature_extractor hears {spec.min_frequency_hz:g} to {spec.max_frequency_hz:g} Hz at a sampling_rate of "
-            f"{spec.sample_rate_hz}"
-        )
-    if spec.max_samples < spec.fft_samples:
-        yield f"feature_extractor has a window of {spec.fft_samples} samples for audio of {spec.max_samples}"
-    if spec.mel_bins != tower.num_mel_bins or frames > tower.max_frames:
-        yield (
-            f"feature_extractor makes {frames} frames of {spec.mel_bins} mel bins, text_encoder takes at most "
+            f"feature_extractor makes {spec.frames} frames of {spec.mel_bins} mel bins, text_encoder takes at most "
             f"{tower.max_frames} of {tower.num_mel_bins}"
         )
 
@@ -169,14 +169,15 @@ def _tokens(checkpoint: Checkpoint) -> Iterator[str]:
 
 
 def _speech_ids(checkpoint: Checkpoint) -> Iterator[str]:
-    speech, vocabulary = checkpoint.speech()
-    characters, rows = vocabulary.characters, speech.embedding_rows
-    highest = max(characters.values(), default=0)
-    if speech.end_token_id >= rows:
+    rows = checkpoint.configs.text_encoder_2.vocab_size
+    if rows <= END_TOKEN_ID:
         yield (
-            f"the pipeline ends a transcription with id {speech.end_token_id}, text_encoder_2 has {rows} ids "
-            f"(tokenizer_2 has {len(characters)} characters): another text encoder than it was trained with"
+            f"the pipeline ends a transcription with id {END_TOKEN_ID}, text_encoder_2 has {rows} ids: another text "
+            "encoder than it was trained with"
         )
+    speech, vocabulary = checkpoint.speech()
+    characters = vocabulary.characters
+    highest = max(characters.values(), default=0)
     if max(highest, speech.pad_token_id) >= rows:
         yield f"tokenizer_2 has ids up to {max(highest, speech.pad_token_id)}, text_encoder_2 has {rows}"
     if speech.add_blank and 0 not in characters.values():

@@ -27,6 +27,7 @@ _WEIGHTS = re.compile(
 )
 # model.safetensors.index.json, model.safetensors.index.fp16.json, and the older model.safetensors.fp16.index.json
 _INDEX = re.compile(_STEM + r"\.(?P<kind>safetensors|bin)(\.(?P<older>[^.]+))?\.index(\.(?P<variant>[^.]+))?\.json")
+_ADAPTER = re.compile(r"(adapter_model|pytorch_lora_weights)(\.[^.]+)?\.(safetensors|bin)")
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _LEGACY_PICKLE = b"\x80\x02"  # what torch wrote before 1.6: it has no directory that could be checked
 
@@ -99,7 +100,13 @@ class Weights:
         """Choose and check the weights in `folder`. Raises CheckpointError, which begins with `where`."""
         if not folder.is_dir():
             raise CheckpointError(f"{where} is missing: there is no folder {folder}")
-        names = choose_weights((path.name for path in folder.iterdir()), variant, where)
+        present = sorted(path.name for path in folder.iterdir())
+        if adapters := [name for name in present if _ADAPTER.fullmatch(name)]:
+            raise CheckpointError(
+                f"{where} has a LoRA beside its weights, {adapters[0]}, which nothing would use: merge it into the "
+                "weights and save them, or remove it"
+            )
+        names = choose_weights(present, variant, where)
         files = names.files if names.index is None else _shards(folder / names.index, where)
         for name in files:
             check_weights(folder / name, where)
@@ -150,6 +157,8 @@ def check_weights(path: Path, where: str) -> None:
 
 def refuse_pointer(path: Path, where: str) -> None:
     """Raise CheckpointError if a file is the pointer that git leaves where git-lfs has not fetched the file itself."""
+    if not path.is_file():  # what is no file at all is for its reader to say
+        return
     with suppress(OSError), path.open("rb") as stream:
         if stream.read(len(_POINTER)) == _POINTER:
             raise CheckpointError(

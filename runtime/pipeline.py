@@ -25,12 +25,6 @@ from runtime.text.conditioning import Conditioning
 from runtime.text.encoder import PromptEncoder
 from runtime.text.tokenizer import open_tokenizers
 
-# the engines of each stage, for loading them side by side
-TEXT_STAGE = ("text_encoder", "text_encoder_2", "projection_model", "language_model")
-CACHE_STAGE = ("unet_shallow",)
-AUDIO_STAGE = ("vae_decoder", "vocoder")
-SCORING_STAGE = ("audio_encoder",)
-
 
 class AudioLDM2Pipeline:
     """Text to audio over the engines of a bundle. Source: diffusers' AudioLDM2Pipeline, same argument names.
@@ -78,8 +72,7 @@ class AudioLDM2Pipeline:
         to_latents, stage, ranking = request.output_type == "latent", self._engines.stages(), None
         rate = self._manifest.audio.sample_rate_hz
         with stage("load"):
-            self._engines.open(*TEXT_STAGE, "unet", *(CACHE_STAGE if request.feature_cache_interval > 1 else ()))
-            self._engines.open(*(() if to_latents else AUDIO_STAGE), *(SCORING_STAGE if request.ranked else ()))
+            self._engines.open(*request.engines)
             limits = {"low_memory": self._options.low_memory, "vae_slicing": self._options.vae_slicing}
             check_memory(self._manifest, request, self._device.free_bytes(), **limits)
         with stage("encode"):
@@ -169,20 +162,13 @@ class AudioLDM2Pipeline:
         Takes the text and embedding arguments of a call. With guidance the negative rows come first. A call takes the
         positive rows as `prompt_embeds` and so on, the negative ones as `negative_prompt_embeds` and so on.
         """
-        fixed = {
-            "prompt": prompt,
-            "num_waveforms_per_prompt": num_waveforms_per_prompt,
-            "guidance_scale": 2.0 if do_classifier_free_guidance else 1.0,
-            "num_inference_steps": 1,
-        }
-        request = check_request(self._manifest, arguments_of({**arguments, **fixed}))
+        arguments |= {"prompt": prompt, "num_waveforms_per_prompt": num_waveforms_per_prompt, "num_inference_steps": 1}
+        arguments["guidance_scale"] = 2.0 if do_classifier_free_guidance else 1.0
+        request = check_request(self._manifest, arguments_of(arguments))
         with self._in_turn():
             both = self._encode(request)
-            return (
-                self._finished(both.prompt_embeds),
-                self._finished(both.attention_mask),
-                self._finished(both.generated_prompt_embeds),
-            )
+            embeds, mask = self._finished(both.prompt_embeds), self._finished(both.attention_mask)
+            return embeds, mask, self._finished(both.generated_prompt_embeds)
 
     def generate_language_model(
         self, inputs_embeds: Array, max_new_tokens: int | None = None, *, attention_mask: Array | None = None

@@ -67,6 +67,14 @@ class Request:
         """How many prompts, as text or as embeddings."""
         return self.rows // self.num_waveforms_per_prompt
 
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """The names of the engines that it runs, for loading them side by side."""
+        names = ["text_encoder", "text_encoder_2", "projection_model", "language_model", "unet"]
+        names += ["unet_shallow"] if self.feature_cache_interval > 1 else []
+        names += ["vae_decoder", "vocoder"] if self.output_type != "latent" else []
+        return (*names, *(["audio_encoder"] if self.ranked and self.output_type != "latent" else []))
+
     def prompt(self, i: int) -> Prompt:
         """What there is of prompt number `i`."""
         return Prompt(

@@ -172,7 +172,7 @@ def test_scheduler_in_place_of_the_checkpoints(
         theirs.scheduler = own
     steps = {**FAST, "num_inference_steps": 6}
     assert relative_error(pipe(prompt, seed=seed, scheduler=name, **steps).audios, expected) <= SEEN
-    config = {**pipe._bundle.manifest.scheduler, "_class_name": name}
+    config = {**pipe._manifest.scheduler, "_class_name": name}
     assert relative_error(pipe(prompt, seed=seed, scheduler=config, **steps).audios, expected) <= SEEN
 
 
@@ -205,6 +205,7 @@ def test_ranking_is_each_prompts_own_with_latents_of_the_users(
 
 
 ROW = np.zeros((1, 4, 64), np.float32)
+NEW = np.zeros((1, 4, 48), np.float32)
 
 
 @pytest.mark.parametrize(
@@ -216,13 +217,13 @@ ROW = np.zeros((1, 4, 64), np.float32)
         ({"prompt": "a", "generated_prompt_embeds": ROW}, "not both"),
         ({"prompt": "a", "negative_prompt": "b", "negative_prompt_embeds": ROW}, "not both"),
         ({"prompt": "a", "negative_prompt_embeds": ROW}, "negative_generated_prompt_embeds"),
-        ({"prompt_embeds": ROW, "generated_prompt_embeds": ROW, "attention_mask": np.ones((1, 5))}, "attention_mask"),
+        ({"prompt_embeds": ROW, "generated_prompt_embeds": NEW, "attention_mask": np.ones((1, 5))}, "attention_mask"),
         (
             {
                 "prompt_embeds": ROW,
-                "generated_prompt_embeds": ROW,
+                "generated_prompt_embeds": NEW,
                 "negative_prompt_embeds": ROW[:, :2],
-                "negative_generated_prompt_embeds": ROW,
+                "negative_generated_prompt_embeds": NEW,
             },
             "negative_prompt_embeds",
         ),
@@ -239,7 +240,7 @@ ROW = np.zeros((1, 4, 64), np.float32)
         ({"prompt": "a", "scheduler": {"beta_start": 0.1}}, "scheduler"),
         ({"prompt": "a", "transcription": "b"}, "transcription"),
     ],
-    ids=lambda value: str(value).split(" object at")[0],  # an address differs from process to process
+    ids=lambda value: str(value).split(" object at")[0][:60],  # an address differs from process to process
 )
 def test_wrong_arguments_get_one_line(arguments: dict[str, Any], word: str, pipe: AudioLDM2Pipeline) -> None:
     with pytest.raises(InputError) as caught:

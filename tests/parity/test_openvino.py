@@ -192,8 +192,8 @@ def test_a_cache_that_cannot_be_used_costs_no_render(
     assert np.isfinite(vocoder(bundle("plain")).run({"mel": np.zeros((1, 16, 64), np.float32)})["waveform"]).all()
 
 
-@pytest.mark.parametrize("shared", [True, False], ids=["one pipeline", "a pipeline each"])
-def test_threads_get_what_they_get_alone(bundle: Callable[[str], Path], shared: bool) -> None:
+@pytest.mark.parametrize("together", [True, False], ids=["one pipeline", "a pipeline each"])
+def test_threads_get_what_they_get_alone(bundle: Callable[[str], Path], together: bool) -> None:
     """Cold at first, of several lengths, so that programs are compiled and dropped while others run."""
     calls = [("rain", 1, 0.5), ("a dog", 2, 0.6), ("a low bell", 3, 0.7), ("siren", 4, 0.8)]
 
@@ -204,7 +204,7 @@ def test_threads_get_what_they_get_alone(bundle: Callable[[str], Path], shared: 
 
     alone = [run(opened(bundle("plain")), *call) for call in calls]
     one = opened(bundle("plain"))
-    pipes = [one if shared else opened(bundle("plain")) for _ in calls]
+    pipes = [one if together else opened(bundle("plain")) for _ in calls]
     with ThreadPoolExecutor(len(calls)) as pool:
         for _ in range(3):
             for found, expected in zip(pool.map(run, pipes, *zip(*calls, strict=True)), alone, strict=True):

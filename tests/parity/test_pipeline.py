@@ -43,7 +43,7 @@ def test_same_latents_same_waveform(
     rng: np.random.Generator,
 ) -> None:
     pipe = AudioLDM2Pipeline.from_pretrained(bundle(name))
-    audio = pipe._bundle.manifest.audio
+    audio = pipe._manifest.audio
     height = -(-int(duration * 100) // audio.vae_scale_factor)
     latents = rng.standard_normal((1, audio.latent_channels, height, audio.latent_width), np.float32)
     arguments = {
@@ -130,6 +130,6 @@ def test_a_long_prompt_is_cut_as_the_reference_cuts_it(
     caplog.clear()
     result = AudioLDM2Pipeline.from_pretrained(bundle("plain"))(seed=seed, **common)
     assert relative_error(result.audios, expected) <= SEEN
-    cuts = [record.getMessage() for record in caplog.records if record.name == "runtime.text.conditioning"]
+    cuts = [record.getMessage() for record in caplog.records if record.name == "runtime.text.tokenizer"]
     assert [cut.split(" tokens")[0] for cut in cuts] == ["the prompt is cut at 128", "the prompt is cut at 512"]
     assert all("hammer" in cut for cut in cuts)

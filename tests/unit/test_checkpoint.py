@@ -59,14 +59,14 @@ def test_the_checkpoint_itself_is_consistent(altered: Path) -> None:
 
 # field by field: values that it cannot have, and words of the message
 FIELDS: list[tuple[str, str, list[Any]]] = [
-    ("unet", "sample_size", [None, 0, -1, "256", [], [0], 2.5, True]),
+    ("unet", "sample_size", [None, 0, -1, "256", [], [0], 2.5, True, 10**6, 10**12]),
     ("unet", "in_channels", [None, 0, "8", 4]),
     ("unet", "out_channels", [0, "8", 16]),
     ("unet", "block_out_channels", [[], [32], "32", [0, 0, 0, 0]]),
     ("unet", "down_block_types", [[], None, ["DownBlock2D"], 5]),
     ("unet", "up_block_types", [[], None, ["UpBlock2D"]]),
     ("unet", "cross_attention_dim", ["48", [48], 0, [[None, 48, 60]] * 4, [[None, 48, 48]] * 4]),
-    ("vae", "scaling_factor", [0, -1, "0.18", None, True, float("nan"), float("inf")]),
+    ("vae", "scaling_factor", [0, -1, "0.18", None, True, float("nan"), float("inf"), 1e-9]),
     ("vae", "latent_channels", [0, 4, "8"]),
     ("vae", "block_out_channels", [[], None, [16] * 9]),
     ("vae", "out_channels", [0, 2]),
@@ -78,7 +78,7 @@ FIELDS: list[tuple[str, str, list[Any]]] = [
     ("vocoder", "resblock_dilation_sizes", [[], [[1, 3]], [[], []], [1, 3]]),
     ("language_model", "n_embd", [0, -48, "48", 47]),
     ("language_model", "n_head", [0, 5]),
-    ("language_model", "n_layer", [0]),
+    ("language_model", "n_layer", [0, 10**9]),
     ("language_model", "n_positions", [0, 9]),
     ("language_model", "max_new_tokens", [0, "8", 2000]),
     ("projection_model", "text_encoder_dim", [0, 65]),
@@ -114,6 +114,7 @@ def test_a_config_with_an_impossible_field_is_refused(part: str, field: str, val
         ("frequency_max", 0),
         ("frequency_max", 30_000),
         ("max_length_s", 0),
+        ("max_length_s", 0.001),  # less than a window
         ("max_length_s", 60),  # more frames than the audio tower takes
         ("padding", "mirror"),
         ("truncation", "fusion"),
@@ -236,6 +237,54 @@ def test_weights_that_nothing_uses_are_an_error(part: str, keys: list[str], alte
 def test_what_published_checkpoints_hold_besides_is_no_error(part: str, keys: list[str], altered: Path) -> None:
     edit_weights(altered, part, lambda weights: weights.update({key: torch.ones(1, 514) for key in keys}))
     assert Checkpoint(altered, "x").load(part) is not None
+
+
+def test_the_older_names_of_a_vaes_attention_are_known(altered: Path) -> None:
+    expected = Checkpoint(altered, "x").load("vae").state_dict()
+    older = {"to_q.": "query.", "to_k.": "key.", "to_v.": "value.", "to_out.0.": "proj_attn."}
+    renamed = 0
+
+    def rename(weights: dict[str, torch.Tensor]) -> None:
+        nonlocal renamed
+        for key in [key for key in weights if ".attentions.0." in key]:
+            for new, old in older.items():
+                if new in key:
+                    weights[key.replace(new, old)] = weights.pop(key)
+                    renamed += 1
+
+    edit_weights(altered, "vae", rename)
+    assert renamed == 16
+    loaded = Checkpoint(altered, "x").load("vae").state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in expected.items())
+
+
+@pytest.mark.parametrize("name", ["pytorch_lora_weights.safetensors", "adapter_model.bin"])
+def test_a_lora_beside_the_weights_is_not_dropped_without_a_word(name: str, altered: Path) -> None:
+    (altered / "unet" / name).write_bytes(b"weights")
+    with raises_line(CheckpointError, "unet has a LoRA beside its weights", name):
+        check(altered)
+
+
+def test_the_only_variant_is_taken_and_said(altered: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (path,) = (altered / "vae").glob("*.safetensors")
+    path.rename(path.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    check(altered)
+    assert [record.getMessage() for record in caplog.records] == [
+        "there are no weights but those of one variant for vae (fp16): they are used"
+    ]
+    caplog.clear()
+    check_consistency(Checkpoint(altered, "x", variant="fp16"))
+    assert caplog.records == []
+    with raises_line(CheckpointError, "vae has weights in the variants fp16", "'bf16'", "--variant"):
+        check_consistency(Checkpoint(altered, "x", variant="bf16"))
+
+
+def test_a_variant_that_no_part_has_is_refused(
+    altered: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["build", "--checkpoint", str(altered), "--variant", "fp16", "--out", str(tmp_path / "out")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no part has weights of the variant 'fp16'" in line
 
 
 def test_a_weight_that_is_no_number_is_found_before_anything_is_traced(altered: Path) -> None:
