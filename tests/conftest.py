@@ -68,14 +68,23 @@ def checkpoint(shared: Shared) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def bundle(shared: Shared, checkpoint: Callable[[str], Path]) -> Callable[[str], Path]:
-    """Folder of the bundle built from a small checkpoint. Shared: tests that change one copy it first."""
+    """Folder of the bundle built from a small checkpoint. Shared: tests that change one copy it first.
+
+    Its graphs stay loaded until the end: pipelines of one process share them, so that no test loads them again.
+    """
     from export.build import build
     from export.checkpoint import Checkpoint
+    from runtime.bundle import Bundle, OpenEngines
+
+    loaded: list[OpenEngines] = []
 
     @cache
     def make(name: str) -> Path:
         source, report = Checkpoint(checkpoint(name), name), logging.getLogger("tests").info
-        return shared(f"engines-{name}", lambda folder: build(source, folder / name, report=report)) / name
+        folder = shared(f"engines-{name}", lambda folder: build(source, folder / name, report=report)) / name
+        loaded.append(OpenEngines(Bundle.read(folder), backend="onnxruntime"))
+        loaded[-1].open(*loaded[-1])
+        return folder
 
     return make
 

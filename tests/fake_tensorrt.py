@@ -5,7 +5,7 @@ Inputs are read from, outputs written to, the addresses that were bound when a r
 
 import ctypes
 import json
-from functools import partial
+from functools import cache, partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -53,12 +53,18 @@ class _Runtime:
         return _Engine(self.trt, self.logger, json.loads(plan))
 
 
+@cache  # tests open a pipeline each, over graphs that never change
+def session_of(onnx: str) -> onnxruntime.InferenceSession:
+    """What runs a graph in place of TensorRT."""
+    return onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
+
+
 class _Engine:
     streamable_weights_size = 0
 
     def __init__(self, trt: FakeTensorRT, logger: _Logger, plan: dict[str, Any]) -> None:
         self.trt, self.logger, self.name = trt, logger, plan["name"]
-        self.session = onnxruntime.InferenceSession(plan["onnx"], providers=["CPUExecutionProvider"])
+        self.session = session_of(plan["onnx"])
         self.profiles = plan["profiles"]
         self.inputs = {tensor.name: KINDS[tensor.type] for tensor in self.session.get_inputs()}
         self.outputs = {tensor.name: KINDS[tensor.type] for tensor in self.session.get_outputs()}

@@ -25,7 +25,11 @@ def result(arguments: list[str], out: Path) -> dict[str, Any]:
 
 
 def test_step_times_both_sides_of_the_same_unet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step, "BASE", {"gpt2": {}, **SMALL["one_width"]})
+    levels = ("block_out_channels", "down_block_types", "up_block_types")
+    unet = {name: SMALL["one_width"]["unet"][name] for name in levels}  # two levels; to both texts, as at base size
+    monkeypatch.setattr(
+        step, "BASE", {"gpt2": {}, "t5": {}, "unet": {**unet, "cross_attention_dim": [[None, 48, 64]] * 2}}
+    )
     found = result(["step", "--runs", "1", "--height", "8"], tmp_path)
     assert found["sizes"] == {"batch": 2, "height": 8, "tokens": step.TOKENS, "new_tokens": 8}
     assert 0 < found["relative_error"] < 1e-3

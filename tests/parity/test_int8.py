@@ -67,10 +67,10 @@ def test_blocks_that_cost_the_most_go_back_to_float(layers: Path) -> None:
 def test_an_int8_bundle(
     bundle: Callable[[str], Path], checkpoint: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = Checkpoint(checkpoint("plain"), "plain")
-    monkeypatch.setattr(building, "record", lambda _, names: record(bundle("plain"), names, PROMPTS[:2]))
+    source = Checkpoint(checkpoint("one_width"), "one_width")
+    monkeypatch.setattr(building, "record", lambda _, names: record(bundle("one_width"), names, PROMPTS[:2]))
     monkeypatch.setattr(Bundle, "is_float_of", lambda *_: True)
-    (tmp_path / "float").symlink_to(bundle("plain"))
+    (tmp_path / "float").symlink_to(bundle("one_width"))
     lines: list[str] = []
     out, target = tmp_path / "int8", Target(backend="openvino", precision="int8", max_error=0.3)
     build(source, out, target, lines.append)
@@ -82,7 +82,7 @@ def test_an_int8_bundle(
     worst = max(check.relative_error for check in engines["unet_shallow"].record.parity)
     assert worst < 2e-3  # frequencies are not FP16
     small = sum(file.size_bytes for file in engines["unet"].files[1:])
-    assert small < 0.46 * Path(bundle("plain"), "unet.onnx").stat().st_size
+    assert small < 0.46 * Path(bundle("one_width"), "unet.onnx").stat().st_size
     model = openvino.Core().read_model(out / "unet.xml")
     names = [layer.get_friendly_name() for layer in _layers(model)]
     assert any("/resnets.0/conv1/" in name for name in names)
@@ -91,7 +91,7 @@ def test_an_int8_bundle(
     verify(Bundle.read(out), source, lines.append)
     call = {"prompt": "rain", "num_inference_steps": 3, "audio_length_in_s": 0.5, "seed": 1, "output_type": "latent"}
     open_on = partial(AudioLDM2Pipeline.from_pretrained, device="cpu")
-    exact = open_on(bundle("plain"), backend="onnxruntime")(**call).audios
+    exact = open_on(bundle("one_width"), backend="onnxruntime")(**call).audios
     assert 1e-3 < relative_error(open_on(out, backend="openvino")(**call).audios, exact) < 0.5
     with raises_line(InputError, "OpenVINO's format", "onnxruntime"):
         open_on(out, backend="onnxruntime")
