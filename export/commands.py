@@ -9,10 +9,9 @@ from pathlib import Path
 
 from runtime.bundle.choice import ENGINES_FOLDER
 from runtime.console import Console, open_streams, status_of, stoppable
-from runtime.errors import AudioLDM2Error
 from runtime.flags import Parser
 from runtime.install import install_command
-from runtime.wording import one_line
+from runtime.wording import last_words
 
 DESCRIPTION = "Bundles for trt-audioldm2 from checkpoints of AudioLDM2."
 BACKENDS = ("onnx", "openvino", "tensorrt", "tensorrt-rtx")
@@ -43,8 +42,7 @@ def _words(error: Exception, doing: str) -> str:
     """The one line that a user sees of an error."""
     if isinstance(error, ModuleNotFoundError) and error.name in EXPORT_PACKAGES:
         return f"{doing} needs the export packages: {install_command('cpu', 'export')}"
-    known = isinstance(error, AudioLDM2Error | OSError | MemoryError)
-    return one_line(error) if known else f"{one_line(error)} (--debug tells where)"
+    return last_words(error)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -13,6 +13,7 @@ import torch
 
 from export.components import Component
 from export.errors import BuildError
+from runtime.checks import reason
 
 OPSET = 18
 EXTERNAL_DATA_BYTES = 100 << 20  # larger weights go into a file of their own, which the runtime maps instead of parsing
@@ -29,7 +30,7 @@ def export_onnx(component: Component, folder: Path, name: str) -> list[str]:
         try:
             _trace(component, traced)
         except Exception as error:  # the tracer raises many classes
-            raise BuildError(f"{name}: cannot be traced: {str(error).strip().splitlines()[0]}") from error
+            raise BuildError(f"{name}: cannot be traced: {reason(error)}") from error
         size = sum(file.stat().st_size for file in Path(work).iterdir())
         return _clean(traced, folder, external=size > EXTERNAL_DATA_BYTES)
 

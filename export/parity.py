@@ -17,7 +17,6 @@ from runtime.bundle.manifest import ParityCheck
 # An FP16 step rounds to 5e-4, one of BF16 to 4e-3; what a deep graph makes of that is measured, these are its bounds.
 TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 6e-2}
 
-
 # Some inputs amplify every rounding: a UNet of norms over one latent row is the commonest. No engine in half precision
 # can be better there than half precision is, so it may err as torch does in it, or twice that: the roundings differ.
 # Above the ceiling an engine is wrong whatever torch does: one that gives zeros has an error of 1.
@@ -44,7 +43,7 @@ def check_parity(
     for sizes in component.sizes:
         seed = torch.seed() % 2**31
         error, half_error = compare(component, engine, sizes, seed, device), None
-        shown = " ".join(f"{axis}={size}" for axis, size in sizes.items())
+        shown = _in_words(sizes)
         report(f"  {name}: {shown}: relative error {error:.1e}")
         if not error <= tolerance:
             half_error = _half_error(component, sizes, seed, precision)
@@ -70,7 +69,7 @@ def compare(
     expected = _run(component.module, [inputs[key] for key in component.inputs])
     for key, value in zip(component.outputs, expected, strict=True):
         if not torch.isfinite(value).all():
-            shown = " ".join(f"{axis}={size}" for axis, size in sizes.items())
+            shown = _in_words(sizes)
             raise BuildError(
                 f"the torch module {type(component.module).__name__} itself gives NaN or Inf in '{key}' at {shown} "
                 f"(seed {seed}): the checkpoint is damaged, or overflows"
@@ -102,6 +101,10 @@ def _half_error(component: Component, sizes: dict[str, int], seed: int, precisio
         return None
     errors = [relative_error(a.float().numpy(), b.numpy()) for a, b in zip(found, expected, strict=True)]
     return max(errors) if all(map(math.isfinite, errors)) else None
+
+
+def _in_words(sizes: dict[str, int]) -> str:
+    return " ".join(f"{axis}={size}" for axis, size in sizes.items())
 
 
 def _run(module: torch.nn.Module, feeds: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:

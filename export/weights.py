@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from safetensors import safe_open
 
 from export.errors import CheckpointError
+from runtime.checks import reason
 
 _STEM = r"(?P<stem>model|pytorch_model|diffusion_pytorch_model)"
 # model.safetensors, model.fp16.safetensors, model.fp16-00001-of-00002.safetensors, and as older versions of diffusers
@@ -149,9 +150,8 @@ def check_weights(path: Path, where: str) -> None:
         if not legacy:
             zipfile.ZipFile(path).close()  # its directory is at the end
     except Exception as error:  # safetensors has a class of its own for each kind of damage
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
-            f"{where} cannot be loaded: {path} is damaged or incomplete ({reason}): download it again"
+            f"{where} cannot be loaded: {path} is damaged or incomplete ({reason(error)}): download it again"
         ) from error
 
 

@@ -131,8 +131,7 @@ def _sounds(pipeline: AudioLDM2Pipeline, batch: list[Job], arguments: dict[str, 
     )
     each = len(result.audios) // len(batch)
     for i in range(len(batch)):
-        score = None if result.scores is None else float(result.scores[i * each])
-        yield Sound(result.audios[i * each], result.sampling_rate, score)
+        yield Sound.of_row(i * each, result.audios, result.sampling_rate, result.scores)
 
 
 def _batches(jobs: list[Job], size: int) -> Iterator[list[Job]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime.console import Console, open_streams, status_of, stoppable
-from runtime.errors import AudioLDM2Error, InputError
+from runtime.errors import InputError
 from runtime.options import (
     DEFAULT_OUTPUT,
     DEFAULT_PATTERN,
@@ -21,7 +21,7 @@ from runtime.options import (
     pipeline_options,
     with_flags,
 )
-from runtime.wording import one_line, readable, text_of_argument
+from runtime.wording import last_words, readable, text_of_argument
 
 if TYPE_CHECKING:
     from runtime.batch import Outcome
@@ -58,9 +58,7 @@ def run(arguments: list[str]) -> int:
             status = status_of(interrupt)
         except Exception as error:  # whatever it is, a user sees one line
             logger.debug("the error came from here:", exc_info=error)
-            known = isinstance(error, AudioLDM2Error | OSError | MemoryError)
-            line = one_line(error) if known else f"{one_line(error)} (--debug tells where)"
-            console.error(with_flags(line))
+            console.error(with_flags(last_words(error)))
             status = 1
     return console.exit_status(status)
 
@@ -70,9 +68,8 @@ def _files(count: int) -> str:
 
 
 def _run(options: argparse.Namespace, console: Console) -> int:
-    from runtime.diffusion.schedulers import (
-        scheduler_class,
-    )  # here and below: --help and a mistyped flag answer at once
+    # here and below imports are late, so that --help and a mistyped flag answer at once
+    from runtime.diffusion.schedulers import scheduler_class
 
     for flag in ("--num-waveforms", "--batch-size", "--threads"):
         value = getattr(options, flag[2:].replace("-", "_"))
@@ -111,8 +108,7 @@ def _run_one(options: argparse.Namespace, console: Console) -> int:
     picture = picture_beside(output) if options.plot else None
     if not options.prompt.strip():
         logger.warning("the prompt is blank: the sound will be of nothing in particular")
-    hint = f" (--fast takes {FAST_STEPS} steps)" if options.slow_by_default else ""
-    with Progress(console, options.steps, hint=hint, hidden=options.quiet) as progress:
+    with Progress(console, options.steps, hint=_hint(options), hidden=options.quiet) as progress:
         pipeline = _open_pipeline(options)
         result = pipeline(
             options.prompt,
@@ -123,7 +119,7 @@ def _run_one(options: argparse.Namespace, console: Console) -> int:
             callback=progress.step,
             **call_arguments(options),
         )
-    sound = Sound(result.audios[0], result.sampling_rate, None if result.scores is None else float(result.scores[0]))
+    sound = Sound.of_row(0, result.audios, result.sampling_rate, result.scores)
     picture = save(sound, output, as_float=options.float, picture=picture, title=options.prompt)
     console.written += 1
     factor = sum(result.timings.values()) / sound.duration_s
@@ -166,9 +162,8 @@ def _run_many(options: argparse.Namespace, console: Console) -> int:
     )
     outcomes: list[Outcome] = []
     start = time.perf_counter()
-    hint = f" (--fast takes {FAST_STEPS} steps)" if options.slow_by_default else ""
     try:
-        with Progress(console, options.steps, many=True, hint=hint, hidden=options.quiet) as progress:
+        with Progress(console, options.steps, many=True, hint=_hint(options), hidden=options.quiet) as progress:
 
             def open_pipeline(prompts: int) -> "AudioLDM2Pipeline":
                 progress.expect(prompts)
@@ -217,6 +212,11 @@ def _sum_up(summary: dict[str, Any], prompts: int, console: Console) -> None:
         f"{summary['written']} of {prompts} written, {summary['duration_s']:.2f} s of audio in "
         f"{summary['seconds']:.2f} s{factor}{failed}",
     )
+
+
+def _hint(options: argparse.Namespace) -> str:
+    """What the progress bar says of a faster way."""
+    return f" (--fast takes {FAST_STEPS} steps)" if options.slow_by_default else ""
 
 
 def _path(path: str | Path | None) -> str:

@@ -1,6 +1,5 @@
 """What a call returns, in the form that was asked for."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -10,6 +9,7 @@ import numpy.typing as npt
 from runtime.backends.device import Array
 from runtime.errors import MissingDependencyError
 from runtime.request import Request
+from runtime.sound.scoring import best_first
 
 
 @dataclass(frozen=True)
@@ -23,25 +23,22 @@ class AudioOutput:
     timings: dict[str, float] = field(default_factory=dict)  # seconds by stage
 
 
-@dataclass(frozen=True)
-class Ranking:
-    """How well each row fits its prompt, and the order of rows that puts each prompt's best first."""
-
-    scores: npt.NDArray[np.float32]  # (rows,), CLAP cosine similarity, in the order of rendering
-    order: Sequence[int]
-
-
 def make_output(
-    audios: Array, request: Request, sampling_rate: int, timings: dict[str, float], ranking: Ranking | None = None
+    audios: Array,
+    request: Request,
+    sampling_rate: int,
+    timings: dict[str, float],
+    scores: npt.NDArray[np.float32] | None = None,
 ) -> AudioOutput:
-    """The result of a request: waveforms (rows, samples) or latents in their order of rendering, put in the ranking's.
+    """The result of a request: waveforms (rows, samples) or latents in their order of rendering.
 
+    Where they come with scores, (rows,), each prompt's own are put in order, the best first.
     Where the request wants no `return_dict` it is a tuple of the audios alone, as the reference's.
     """
-    seeds, scores = request.seeds, None
-    if ranking is not None:
-        order = list(ranking.order)
-        audios, scores = audios[order], ranking.scores[order]
+    seeds = request.seeds
+    if scores is not None:
+        order = best_first(scores, request.num_waveforms_per_prompt)
+        audios, scores = audios[order], scores[order]
         if len(seeds) == request.rows:
             seeds = tuple(seeds[i] for i in order)
     if request.output_type == "pt":

@@ -17,9 +17,9 @@ from runtime.diffusion.noise import SeededNoise
 from runtime.embeddings import check_language_model_inputs
 from runtime.errors import NumericsError
 from runtime.memory import check_memory
-from runtime.output import AudioOutput, Ranking, make_output
+from runtime.output import AudioOutput, make_output
 from runtime.request import Request, check_request
-from runtime.sound.scoring import best_first, clap_scores
+from runtime.sound.scoring import clap_scores
 from runtime.sound.vocode import vocode
 from runtime.text.conditioning import Conditioning
 from runtime.text.encoder import PromptEncoder
@@ -69,7 +69,7 @@ class AudioLDM2Pipeline:
 
     def _render(self, request: Request) -> AudioOutput:
         """Prompt to audio, on the device's stream."""
-        to_latents, stage, ranking = request.output_type == "latent", self._engines.stages(), None
+        to_latents, stage, scores = request.output_type == "latent", self._engines.stages(), None
         rate = self._manifest.audio.sample_rate_hz
         with stage("load"):
             self._engines.open(*request.engines)
@@ -88,8 +88,8 @@ class AudioLDM2Pipeline:
             audios = self._finished(rows[:, : request.samples])  # (rows, samples)
         if request.ranked:
             with stage("rank"):
-                ranking = self._rank(audios, request)
-        return make_output(audios, request, rate, stage.seconds(), ranking)
+                scores = self._scores(audios, request)
+        return make_output(audios, request, rate, stage.seconds(), scores)
 
     def _encode(self, request: Request) -> Conditioning:
         prompts = map(request.prompt, range(request.prompt_count))
@@ -123,13 +123,12 @@ class AudioLDM2Pipeline:
     def _vocode(self, mel: Array) -> tuple[Array]:
         return (vocode(self._engines["vocoder"], mel, self._manifest.audio, self._device),)
 
-    def _rank(self, audios: Array, request: Request) -> Ranking:
-        """CLAP scores of waveforms (rows, samples) on the host."""
+    def _scores(self, audios: Array, request: Request) -> Array:
+        """How well each waveform of (rows, samples) on the host fits its prompt: CLAP's cosine similarity, (rows,)."""
         count = request.num_waveforms_per_prompt
         texts = np.repeat(self._finished(self._encoder.text_embeds(list(request.prompts or ()))), count, axis=0)
         rate, extractor = self._manifest.audio.sample_rate_hz, self._manifest.feature_extractor
-        scores = clap_scores(self._engines["audio_encoder"], texts, audios, rate, extractor, self._device)
-        return Ranking(scores, best_first(scores, count))
+        return clap_scores(self._engines["audio_encoder"], texts, audios, rate, extractor, self._device)
 
     def _finished(self, array: Array) -> Array:
         """On the host, and free of NaN and Inf in every stage so far: the only time that a call waits for a result."""

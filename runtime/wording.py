@@ -46,6 +46,11 @@ def readable(text: str, longest: int = LONGEST_TEXT) -> str:
     if len(text) > longest:
         half = (longest - 5) // 2
         text = f"{text[:half]} ... {text[-half:]}"
+    return escaped(text)
+
+
+def escaped(text: str) -> str:
+    """The whole text in one line: what cannot be seen is escaped, also bytes that are no text."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
@@ -59,3 +64,9 @@ def one_line(error: BaseException) -> str:
         return text
     name = "out of memory" if isinstance(error, MemoryError) else type(error).__name__
     return f"{name}: {text}" if text else name
+
+
+def last_words(error: BaseException) -> str:
+    """What a program says of the error that ends it. One that nobody foresaw comes with the way to its place."""
+    foreseen = isinstance(error, AudioLDM2Error | OSError | MemoryError)
+    return one_line(error) if foreseen else f"{one_line(error)} (--debug tells where)"

@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from runtime.backends.cgroups import read_text, v1_groups, v2_groups
+
 
 def usable_cores_if_fewer(root: Path = Path("/")) -> int | None:
     """The cores that this process may use where they are fewer than the machine has; None where it may use all.
@@ -22,38 +24,9 @@ def usable_cores_if_fewer(root: Path = Path("/")) -> int | None:
 
 def _quotas(root: Path) -> Iterator[float]:
     """Cores that each control group above this process allows it, in version 2 and in version 1."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except (OSError, ValueError):
-        return
-    mount = root / "sys/fs/cgroup"
-    for line in lines:
-        _, controllers, path = [*line.split(":", 2), "", ""][:3]
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        for top in (mount, mount / controllers, mount / "cpu") if controllers else (mount,):
-            for folder in _up(top, path):
-                yield from _quota(folder)
-
-
-def _up(top: Path, path: str) -> Iterator[Path]:
-    """The folder of a group, and those above it. In a container the path may be the host's: only the top is there."""
-    group = top / path.strip("/")
-    yield top
-    while group != top and top in group.parents:
-        yield group
-        group = group.parent
-
-
-def _quota(folder: Path) -> Iterator[float]:
-    try:
-        if (folder / "cpu.max").is_file():
-            quota, period = (folder / "cpu.max").read_text().split()
-        elif (folder / "cpu.cfs_quota_us").is_file():
-            quota, period = ((folder / f"cpu.cfs_{part}_us").read_text().strip() for part in ("quota", "period"))
-        else:
-            return
-        if quota not in ("max", "-1") and float(period) > 0:
-            yield float(quota) / float(period)
-    except (OSError, ValueError):
-        return
+    pairs = [read_text(folder / "cpu.max").split() for folder in v2_groups(root)]
+    for folder in v1_groups(root, "cpu"):
+        pairs.append([read_text(folder / f"cpu.cfs_{part}_us").strip() for part in ("quota", "period")])
+    for quota, period in (pair for pair in pairs if len(pair) == 2):
+        if quota.isdecimal() and period.isdecimal() and int(period) > 0:  # "max" and "-1" are no quota
+            yield int(quota) / int(period)

@@ -11,6 +11,7 @@ from runtime.backends.device import Array, Device, Gpu
 from runtime.backends.quiet_import import import_quietly
 from runtime.backends.shared import Shared, file_key
 from runtime.backends.specs import BuiltFor, TensorSpec, check_feeds, check_names
+from runtime.checks import reason
 from runtime.errors import EngineError, MissingDependencyError
 from runtime.install import install_command
 
@@ -59,7 +60,7 @@ def open_session(onnxruntime: Any, path: Path, device: Device) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=_providers(device))
     except Exception as error:  # onnxruntime raises its own, undocumented classes
-        raise EngineError(f"{path.name}: ONNX Runtime refused it: {_first_line(error)}") from error
+        raise EngineError(f"{path.name}: ONNX Runtime refused it: {reason(error)}") from error
 
 
 class OrtEngine:
@@ -87,7 +88,7 @@ class OrtEngine:
         try:
             arrays = self._run(names, feeds)
         except Exception as error:
-            raise EngineError(f"{self._name}: {_first_line(error)}") from error
+            raise EngineError(f"{self._name}: {reason(error)}") from error
         return dict(zip(names, arrays, strict=True))
 
     def close(self) -> None:
@@ -140,10 +141,6 @@ def _providers(device: Device) -> list[Any]:
     if gpu is None:
         return [CPU]
     return [(CUDA, {"device_id": str(gpu.index), "user_compute_stream": str(gpu.stream_pointer)}), CPU]
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _cuda_install() -> str:

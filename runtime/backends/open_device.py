@@ -3,7 +3,7 @@
 from runtime.backends.cuda import CudaDevice
 from runtime.backends.device import PRECISIONS, Device, Gpu, HostDevice
 from runtime.backends.host_cores import usable_cores_if_fewer
-from runtime.checks import shown
+from runtime.checks import integer, shown
 from runtime.errors import EngineError, InputError, MissingDependencyError
 
 MOST_THREADS = 1024
@@ -43,6 +43,4 @@ def _checked_threads(asked: int | None) -> int | None:
     """As many as were asked for, else what this process may use where that is less than the machine has."""
     if asked is None:
         return usable_cores_if_fewer()
-    if isinstance(asked, bool) or not isinstance(asked, int) or not 1 <= asked <= MOST_THREADS:
-        raise InputError(f"threads has to be an integer from 1 to {MOST_THREADS}, got {asked!r}")
-    return asked
+    return integer("threads", asked, 1, MOST_THREADS)

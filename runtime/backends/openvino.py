@@ -16,7 +16,7 @@ import numpy as np
 from runtime.backends.cache import keep_cached, read_cached
 from runtime.backends.device import Array, Device
 from runtime.backends.quiet_import import import_quietly
-from runtime.backends.shared import Shared, file_key
+from runtime.backends.shared import Shared, file_key, graph_files
 from runtime.backends.specs import BuiltFor, TensorSpec, check_feeds, check_names
 from runtime.errors import EngineError, MissingDependencyError
 from runtime.install import install_command
@@ -29,8 +29,6 @@ KEPT_SHAPES = 2  # programs of one engine in memory: each packs the weights anew
 # and takes 1.3 GB more memory while it is loaded (bench/LOG.md).
 CACHED_GRAPH_BYTES = 64 << 20
 CACHE = "openvino"
-# Left to choose, an audible engine computes in BF16 inside its residual blocks only: what is rounded away on the way to
-# a waveform is heard as hiss. So the demo's sounds are recognised as in FP32, in BF16 throughout three quarters are.
 MADV_DONTNEED = 4
 PRECISIONS = {"fp32": "f32", "bf16": "bf16", "mixed": "f32"}
 
@@ -68,6 +66,8 @@ class Program:
         self._path, self._core = path, self._openvino.Core()
         self.precision = _precision(self._core, device.precision)
         if device.precision == "auto" and self.precision == "bf16" and audible:
+            # What is rounded away on the way to a waveform is heard as hiss. With BF16 in the residual blocks alone the
+            # demo's sounds are recognised as in FP32, with BF16 throughout three quarters of them are.
             self.precision = "mixed"
         options = {"INFERENCE_PRECISION_HINT": PRECISIONS[self.precision], "PERFORMANCE_HINT": "LATENCY"}
         if device.cpu_threads is not None:
@@ -93,24 +93,23 @@ class Program:
 
     def _compile(self, shapes: Mapping[str, list[int]]) -> Any:
         key = self._cache_key and hashlib.sha256(f"{self._cache_key} {shapes}".encode()).hexdigest()
-        kept = key and read_cached(CACHE, key)
+        kept, compiled = key and read_cached(CACHE, key), None
         if kept:
             with contextlib.suppress(RuntimeError):  # of another build of the library: compile anew
                 compiled = self._core.import_model(kept, "CPU")
-                self.give_back()
-                return compiled
-        with self._compiling:
-            if shapes:
-                self.model.reshape(dict(shapes))
-            compiled = self._core.compile_model(self.model, "CPU")
-        if key:
-            keep_cached(CACHE, key, compiled.export_model().getvalue())
+        if compiled is None:
+            with self._compiling:
+                if shapes:
+                    self.model.reshape(dict(shapes))
+                compiled = self._core.compile_model(self.model, "CPU")
+            if key:
+                keep_cached(CACHE, key, compiled.export_model().getvalue())
         self.give_back()
         return compiled
 
     def _describe(self, options: Mapping[str, str]) -> str | None:
         """All that a compiled graph depends on but the shapes; None for a graph that is too large to be kept."""
-        files = _files(self._path)
+        files = graph_files(self._path)
         if sum(file.stat().st_size for file in files) > CACHED_GRAPH_BYTES:
             return None
         digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
@@ -201,7 +200,7 @@ def give_back(graph: Path) -> None:
 
     A program has its weights packed for itself: the files' pages would count as this process's memory for nothing.
     """
-    files = {str(file.resolve()) for file in _files(graph)}  # the kernel names what a link points to
+    files = {str(file.resolve()) for file in graph_files(graph)}  # the kernel names what a link points to
     with contextlib.suppress(OSError, AttributeError):  # not Linux
         libc = ctypes.CDLL(None)
         for line in Path("/proc/self/maps").read_text().splitlines():
@@ -209,11 +208,6 @@ def give_back(graph: Path) -> None:
             if permissions.startswith("r--") and rest[-1] in files:
                 start, stop = (int(address, 16) for address in addresses.split("-"))
                 libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), MADV_DONTNEED)
-
-
-def _files(graph: Path) -> list[Path]:
-    """A graph's file and the one with its weights."""
-    return list(graph.parent.glob(f"{graph.stem}.*"))
 
 
 def _precision(core: Any, asked: str) -> str:

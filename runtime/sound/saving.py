@@ -9,14 +9,21 @@ import numpy.typing as npt
 from runtime.sound.files import write_audio
 from runtime.sound.plot import try_plot
 
+Floats = npt.NDArray[np.float32]
+
 
 @dataclass(frozen=True)
 class Sound:
     """The waveform that is kept of one prompt."""
 
-    waveform: npt.NDArray[np.float32]  # (samples,), nominally -1 to 1
+    waveform: Floats  # (samples,), nominally -1 to 1
     sample_rate_hz: int
     score: float | None = None  # CLAP's cosine similarity with the prompt; None where nothing was ranked
+
+    @classmethod
+    def of_row(cls, row: int, audios: Floats, sample_rate_hz: int, scores: Floats | None) -> "Sound":
+        """One row of what a call made: audios (rows, samples), scores (rows,) where they were ranked."""
+        return cls(audios[row], sample_rate_hz, None if scores is None else float(scores[row]))
 
     @property
     def duration_s(self) -> float:

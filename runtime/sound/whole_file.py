@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from runtime.errors import InputError
+from runtime.wording import escaped
 
 SYSTEM_FOLDERS = ("/dev", "/proc", "/sys")  # an administrator may create files there, and would not find them again
 SHARED_MEMORY = "/dev/shm"  # the one place below them that is made for files
@@ -66,8 +67,7 @@ def write_whole(name: str | Path, data: bytes) -> None:
 
 def quoted(name: str | Path) -> str:
     """A file's name in quotes, in one line: line ends and bytes that are no text are escaped."""
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(name))
-    return f"'{text}'"
+    return f"'{escaped(str(name))}'"
 
 
 def reason(error: Exception) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.bundle.manifest import SpeechSpec
+from runtime.checks import reason
 from runtime.errors import InputError, MissingDependencyError
 from runtime.install import install_command
 from runtime.wording import readable
@@ -134,6 +135,7 @@ def phonemes(text: str) -> str:
             text, language="en-us", backend="espeak", strip=True, preserve_punctuation=True, with_stress=True
         )
     except RuntimeError as error:  # all it says of a library that is not there
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise MissingDependencyError(f"espeak-ng cannot be used ({reason}): apt-get install espeak-ng") from error
+        raise MissingDependencyError(
+            f"espeak-ng cannot be used ({reason(error)}): apt-get install espeak-ng"
+        ) from error
     return spoken

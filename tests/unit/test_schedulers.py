@@ -9,13 +9,23 @@ import scipy.stats
 import torch
 from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr as their_rescaling
 
-from runtime.diffusion.schedulers import Plan, State, Step, advance, make_plan, scheduler_names
+from runtime.diffusion.schedulers import (
+    ALIASES,
+    Plan,
+    State,
+    Step,
+    advance,
+    make_plan,
+    scheduler_class,
+    scheduler_names,
+)
 from runtime.diffusion.schedulers.beta import symmetric_beta_ppf
 from runtime.diffusion.schedulers.deis import integrals
 from runtime.diffusion.schedulers.lms import adams_bashforth
 from runtime.diffusion.schedulers.noise_schedule import linspace, rescale_zero_terminal_snr
 from runtime.diffusion.schedulers.plan import OUTPUT, PREDICTION, SAMPLE, SAVED, Bound, Weights, past
 from runtime.errors import InputError
+from runtime.options import SCHEDULERS
 
 
 def test_beta_quantiles() -> None:
@@ -177,3 +187,10 @@ def test_what_cannot_work_is_refused_in_one_line(
     with pytest.raises(InputError, match=message) as caught:
         make_plan(config, **arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_the_help_names_every_alias() -> None:
+    """It is written out there: `--help` answers before NumPy is imported."""
+    names = SCHEDULERS.split(", or a class")[0].replace(" or ", ", ").split(", ")
+    assert sorted(names) == sorted(ALIASES)
+    assert {scheduler_class(name.upper()) for name in names} <= set(scheduler_names())
