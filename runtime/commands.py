@@ -21,6 +21,7 @@ from runtime.options import (
     pipeline_options,
     with_flags,
 )
+from runtime.sound.whole_file import STANDARD_OUTPUT
 from runtime.wording import last_words, readable, text_of_argument
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-STANDARD_OUTPUT = "-"  # as --output: WAV on standard output, all words on standard error
 LONGEST_PATH = 4096  # characters: a message never cuts a path, which is there to be used
 
 FIELD_OF_ARGUMENT = FLAG_OF_ARGUMENT | {  # of a JSON line, or a flag in its place

@@ -1,16 +1,15 @@
 """Work that a GPU replays: the one cache of what was captured in CUDA graphs."""
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
 
 from runtime.backends.device import Array, Device, Replay
 from runtime.backends.engine import Engine
+from runtime.backends.kept import Kept
 
 Arrays = tuple[Array, ...]
-KEPT = 32  # what is kept, one a piece of work and its shapes; the memory that each owns is its activations
-T = TypeVar("T")
+MOST = 32  # what is kept, one a piece of work and its shapes; the memory that each owns is its activations
 
 
 class Graphs:
@@ -19,25 +18,15 @@ class Graphs:
     def __init__(self, engines: Mapping[str, Engine], device: Device, *, enabled: bool = True) -> None:
         self._engines, self._device = engines, device
         self._enabled = enabled and device.gpu is not None
-        self._known: OrderedDict[tuple[object, ...], object] = OrderedDict()
+        self._kept: Kept[Any] = Kept(MOST if self._enabled else 0)
 
     def captures(self, engine: str) -> bool:
         """Whether runs of the named engine can be captured here."""
         return self._enabled and self._engines[engine].capturable
 
-    @contextmanager
-    def borrowed(self, key: tuple[object, ...], make: Callable[[], T]) -> Iterator[T]:
-        """What `make` once made for this key: out of the cache while it is in use, so that two runs never share one.
-
-        It does not come back after an error, when nobody knows what its buffers hold.
-        """
-        kept: T = self._known.pop(key, None) or make()  # type: ignore[assignment]  # a key has one type
-        try:
-            yield kept
-        except GeneratorExit:  # the run was left early, which harms nothing
-            self._keep(key, kept)
-            raise
-        self._keep(key, kept)
+    def borrowed(self, key: tuple[object, ...], make: Callable[[], Any]) -> AbstractContextManager[Any]:
+        """What `make` once made for this key; see `Kept.borrowed`. A key has things of one type."""
+        return self._kept.borrowed(key, make)
 
     def run(self, name: str, engine: str, function: Callable[..., Arrays], *arrays: Array) -> Arrays:
         """`function(*arrays)`; the results are the caller's own. Captured only if the engine that it runs can be.
@@ -48,17 +37,12 @@ class Graphs:
             return function(*arrays)
         key = (name, *((array.shape, array.dtype.name) for array in arrays))
         with self.borrowed(key, lambda: _Recording(self._device)) as recording:
-            return recording.run(function, arrays)
+            outputs: Arrays = recording.run(function, arrays)
+        return outputs
 
     def clear(self) -> None:
         """Forget all: graphs point into engines."""
-        self._known.clear()
-
-    def _keep(self, key: tuple[object, ...], kept: object) -> None:
-        if self._enabled:
-            self._known[key] = kept
-        while len(self._known) > KEPT:
-            self._known.popitem(last=False)
+        self._kept.clear()
 
 
 class _Recording:

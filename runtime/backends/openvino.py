@@ -5,8 +5,8 @@ import ctypes
 import hashlib
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 
 from runtime.backends.cache import keep_cached, read_cached
 from runtime.backends.device import Array, Device
+from runtime.backends.kept import Kept
 from runtime.backends.quiet_import import import_quietly
 from runtime.backends.shared import Shared, file_key, graph_files
 from runtime.backends.specs import BuiltFor, TensorSpec, check_feeds, check_names
@@ -130,8 +131,8 @@ class OpenVinoEngine:
         self._grows = any(AUDIO_AXES & set(spec.axes) for spec in inputs.values())
         self._name, self._program = name, program
         self.loading_s = 0.0
-        # by shapes what was compiled, and this engine's own request to it
-        self._requests: OrderedDict[str, tuple[Any, Any]] = OrderedDict()
+        # by shapes what was compiled, which is shared, and this engine's own request to it
+        self._requests: Kept[tuple[Any, Any]] = Kept(KEPT_SHAPES)
         model = program.model
         check_names(name, {i.any_name for i in model.inputs}, {o.any_name for o in model.outputs}, inputs, outputs)
 
@@ -141,14 +142,13 @@ class OpenVinoEngine:
             raise EngineError(f"{self._name}: this engine is closed")
         check_feeds(self._name, self.inputs, feeds)
         shapes = self._shapes(feeds) if self._grows else {}
-        known = self._requests.pop(str(shapes), None)
+        compiled_s = self.loading_s
         try:
-            compiled, request = known or self._new_request(shapes)
-            results = request.infer(dict(feeds), share_inputs=True)  # outputs are copies: the caller's own
+            with self._requests.borrowed(str(shapes), partial(self._new_request, shapes)) as (_, request):
+                results = request.infer(dict(feeds), share_inputs=True)  # outputs are copies: the caller's own
         except RuntimeError as error:
             raise EngineError(f"{self._name}: {_reason(error)}") from error
-        self._requests[str(shapes)] = compiled, request
-        if known is None:  # one for any shape packs its weights in its first run
+        if self.loading_s > compiled_s:  # it was compiled for this run, and packs its weights in its first one
             self._program.give_back()
         return {name: results[name] for name in self.outputs}
 
@@ -166,8 +166,6 @@ class OpenVinoEngine:
 
     def _new_request(self, shapes: Mapping[str, list[int]]) -> tuple[Any, Any]:
         start = time.perf_counter()
-        while len(self._requests) >= KEPT_SHAPES:  # first, so that no more are in memory at any time
-            self._requests.popitem(last=False)
         compiled = self._program.compiled(shapes)
         request = compiled.create_infer_request()
         self.loading_s += time.perf_counter() - start

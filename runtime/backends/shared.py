@@ -34,6 +34,14 @@ def graph_files(path: Path) -> list[Path]:
 
 
 def file_key(path: Path) -> tuple[object, ...]:
-    """What tells a graph's files from others of that name: where they are, their sizes and when they were written."""
-    stats = ((file, file.stat()) for file in graph_files(path))
-    return path.resolve(), *((file.name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for file, stat in stats)
+    """What tells a graph's files from others of that name."""
+    return path.resolve(), *((file.name, file_stamp(file)) for file in graph_files(path))
+
+
+def file_stamp(path: Path) -> tuple[int, int, int]:
+    """What changes when a file is written or replaced: its size, the time of its last change, its number on the disk.
+
+    Raises OSError.
+    """
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns, stat.st_ino

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from runtime.backends.device import Device
 from runtime.backends.engine import Engine, load_engine
+from runtime.backends.shared import file_stamp
 from runtime.bundle.manifest import FileSpec, Manifest, read_manifest
 from runtime.bundle.rebuild import rebuild_command
 from runtime.checks import shown
@@ -17,6 +18,7 @@ class Bundle:
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder, self.manifest = folder, manifest
+        self._verified: dict[str, object] = {}  # by a file's name, what told it from others when its hash was right
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> "Bundle":
@@ -49,9 +51,15 @@ class Bundle:
         return self.manifest.checkpoint.weights_sha256 == weights_sha256 and kinds == {("onnxruntime", "fp32")}
 
     def path(self, file: FileSpec) -> Path:
-        """Check the hash of one of the bundle's files and return its path. Raises BundleError if it was altered."""
+        """Check the hash of one of the bundle's files and return its path. Raises BundleError if it was altered.
+
+        A file that was checked before and was not written since is not read again.
+        """
         path = self._check_presence(file)
         try:
+            stamp = file_stamp(path)
+            if self._verified.get(file.name) == stamp:
+                return path
             with path.open("rb") as stream:
                 found = hashlib.file_digest(stream, "sha256").hexdigest()
         except OSError as error:
@@ -61,6 +69,7 @@ class Bundle:
                 f"{path} was altered: its SHA-256 is {found[:12]}..., the manifest has {file.sha256[:12]}...; "
                 f"rebuild: {self.rebuild_command}"
             )
+        self._verified[file.name] = stamp
         return path
 
     def open(self, name: str, device: Device | None = None, backend: str | None = None) -> Engine:

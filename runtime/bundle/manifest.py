@@ -22,7 +22,9 @@ from runtime.bundle.schema import (
     SpeechSpec,
     TokenizerSpec,
 )
+from runtime.checks import shown
 from runtime.errors import BundleError
+from runtime.wording import readable
 
 __all__ = [
     "ENGINES",
@@ -47,6 +49,7 @@ __all__ = [
 
 MANIFEST = "manifest.json"
 LONGEST_BYTES = 16 << 20  # far more than any manifest has: a larger file is something else, and is not read
+LONGEST_QUOTE = 300  # characters of what a library says of a file: it repeats names from it
 NEW_BUNDLE = "build one: python -m export build --checkpoint ID_OR_FOLDER"
 
 
@@ -67,7 +70,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     try:
         msgspec.json.decode(data, type=Manifest)
     except msgspec.ValidationError as error:
-        raise BundleError(f"{folder / MANIFEST} cannot be written: {_one_line(error)}") from error
+        raise BundleError(f"{folder / MANIFEST} cannot be written: {readable(str(error), LONGEST_QUOTE)}") from error
     (folder / MANIFEST).write_bytes(msgspec.json.format(data, indent=2) + b"\n")
 
 
@@ -86,14 +89,16 @@ def read_manifest(folder: Path) -> Manifest:
     raw = _decoded(path, _content(folder, path))
     schema = raw.get("schema") if isinstance(raw, dict) else None
     if isinstance(schema, bool) or not isinstance(schema, int):
-        raise BundleError(f"{path} is not a bundle's manifest (it has schema {_short(schema)}); {NEW_BUNDLE}")
+        raise BundleError(f"{path} is not a bundle's manifest (it has schema {shown(schema)}); {NEW_BUNDLE}")
     rebuild = f"rebuild it: {build_command('ID_OR_FOLDER', folder)}"
     if schema != SCHEMA:
         raise BundleError(f"{path} has schema {schema}, this version reads schema {SCHEMA}; {rebuild}")
     try:
         return msgspec.convert(raw, Manifest)
     except msgspec.ValidationError as error:
-        raise BundleError(f"{path} is not a valid manifest: {_one_line(error)}; {rebuild}") from error
+        raise BundleError(
+            f"{path} is not a valid manifest: {readable(str(error), LONGEST_QUOTE)}; {rebuild}"
+        ) from error
 
 
 def _content(folder: Path, path: Path) -> bytes:
@@ -126,14 +131,4 @@ def _decoded(path: Path, content: bytes) -> Any:
     try:
         return msgspec.json.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleError(f"{path} cannot be read: {_one_line(error)}; {NEW_BUNDLE}") from error
-
-
-def _one_line(error: Exception) -> str:
-    """The message on one line, whatever names from the file it repeats."""
-    return _short("".join(character if character.isprintable() else "?" for character in str(error)), quoted=False)
-
-
-def _short(value: object, *, quoted: bool = True) -> str:
-    text = repr(value) if quoted else str(value)
-    return text if len(text) <= 300 else f"{text[:300]}..."
+        raise BundleError(f"{path} cannot be read: {readable(str(error), LONGEST_QUOTE)}; {NEW_BUNDLE}") from error

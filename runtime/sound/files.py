@@ -11,11 +11,10 @@ import numpy.typing as npt
 import soundfile
 
 from runtime.errors import InputError
-from runtime.sound.whole_file import find_place, quoted, reason, write_whole
+from runtime.sound.whole_file import STANDARD_OUTPUT, find_place, quoted, reason, write_whole
 
 logger = logging.getLogger(__name__)
 
-STANDARD_OUTPUT = "-"  # in place of a file's name: WAV on standard output
 SILENCE_PEAK = 1e-4  # -80 dBFS: below this a render is reported as silent
 BLOCK_SAMPLES = 2**16  # libsndfile 1.2.2 crashes when it encodes many minutes of Vorbis at once
 

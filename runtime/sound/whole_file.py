@@ -10,6 +10,7 @@ from pathlib import Path
 from runtime.errors import InputError
 from runtime.wording import escaped
 
+STANDARD_OUTPUT = "-"  # in place of a file's name
 SYSTEM_FOLDERS = ("/dev", "/proc", "/sys")  # an administrator may create files there, and would not find them again
 SHARED_MEMORY = "/dev/shm"  # the one place below them that is made for files
 NEW_MODE, PRIVATE_MODE = 0o666, 0o600  # the kernel takes the umask off the first

@@ -85,15 +85,15 @@ def test_the_vocoder_rounds_in_its_residual_blocks_alone(bundle: Callable[[str],
     exact, mixed, half = (engine.run({"mel": mel})["waveform"].copy() for engine in engines)
     assert 1e-6 < relative_error(mixed, exact) < relative_error(half, exact) < BF16
     assert isinstance(engines[1], backend.OpenVinoEngine)
-    (request,) = engines[1]._requests.values()
+    compiled = engines[1]._program.compiled({"mel": [1, 20, 64]})  # the one that has just run
     kinds = {"Convolution": {"bf16", "f32"}, "Deconvolution": {"f32"}}  # first and last, blocks; upsampling
     for kind, expected in kinds.items():
-        assert {precision for layer, precision in executed(request) if layer == kind} == expected
+        assert {precision for layer, precision in executed(compiled) if layer == kind} == expected
 
 
-def executed(request: Any) -> list[tuple[str, str]]:
+def executed(compiled: Any) -> list[tuple[str, str]]:
     """Type and precision of each layer of a program as it is run."""
-    layers = [node.get_rt_info() for node in request.get_compiled_model().get_runtime_model().get_ordered_ops()]
+    layers = [node.get_rt_info() for node in compiled.get_runtime_model().get_ordered_ops()]
     return [(layer["layerType"].astype(str), layer["runtimePrecision"].astype(str)) for layer in layers]
 
 

@@ -1,9 +1,10 @@
+import hashlib
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 from threading import Barrier
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
@@ -270,6 +271,29 @@ def test_rebuild_commands_can_be_pasted(tmp_path: Path) -> None:
     edit(folder, lambda raw: raw.update(schema=SCHEMA - 1))
     with raises_line(BundleError, f"--out '{folder}'"):
         Bundle.read(folder)
+
+
+def test_a_file_is_hashed_again_only_when_it_was_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[str] = []
+
+    def digest(stream: BinaryIO, kind: str) -> Any:
+        hashed.append(Path(stream.name).name)
+        return digest_of(stream, kind)
+
+    digest_of = hashlib.file_digest
+    monkeypatch.setattr("runtime.bundle.bundle.hashlib.file_digest", digest)
+    bundle = Bundle.read(folder)
+    file = bundle.manifest.engines["vocoder"].files[0]
+    for _ in range(2):
+        bundle.path(file)
+    assert hashed == ["vocoder.onnx"]
+    content = (folder / "vocoder.onnx").read_bytes()
+    (folder / "vocoder.onnx").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with raises_line(BundleError, "vocoder.onnx", "altered", REBUILD):
+        bundle.path(file)
+    (folder / "fresh").write_bytes(content)
+    (folder / "fresh").replace(folder / "vocoder.onnx")
+    assert bundle.path(file) == folder / "vocoder.onnx"
 
 
 def test_unknown_engine_lists_the_known(folder: Path) -> None:
