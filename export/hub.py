@@ -14,9 +14,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from export.checkpoint import MODULES
 from export.errors import CheckpointError, one_line
-from export.weights import choose_weights, has_weights
+from export.weights import WEIGHTED, choose_weights, has_weights
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +65,7 @@ def needed_files(files: list[str], variant: str | None = None, where: str = "che
     files = [name for name in files if name.count("/") <= 1]  # diffusers' layout is one folder deep
     chosen = [name for name in files if any(fnmatch.fnmatch(name, pattern) for pattern in _SMALL_FILES)]
     variants = set()
-    for part in MODULES:
+    for part in WEIGHTED:
         names = [name.removeprefix(f"{part}/") for name in files if name.startswith(f"{part}/")]
         if not has_weights(names):
             continue  # `Checkpoint` says what is missing

@@ -20,6 +20,9 @@ from safetensors import safe_open
 from export.errors import CheckpointError
 from runtime.checks import reason
 
+# The folders of a checkpoint that hold weights. `export.checkpoint.MODULES` says of which classes.
+WEIGHTED = ("text_encoder", "text_encoder_2", "projection_model", "language_model", "unet", "vae", "vocoder")
+
 _STEM = r"(?P<stem>model|pytorch_model|diffusion_pytorch_model)"
 # model.safetensors, model.fp16.safetensors, model.fp16-00001-of-00002.safetensors, and as older versions of diffusers
 # wrote it: diffusion_pytorch_model-00001-of-00002.fp16.safetensors

@@ -21,6 +21,11 @@ from tests.unit.test_weights import POINTER
 LEVELS = [[None, 48, 64]] * 4  # as the small checkpoint "plain" has them
 
 
+def test_the_hub_is_asked_for_the_weights_of_every_module() -> None:
+    assert tuple(MODULES) == WEIGHTED
+
+
+
 @pytest.fixture(scope="module")
 def original(checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint that tests alter and put right again: to copy it for each would take longer than the tests."""
