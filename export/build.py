@@ -1,7 +1,6 @@
 """Checkpoint to bundle."""
 
 import gc
-import importlib
 import os
 import shutil
 import tempfile
@@ -19,14 +18,16 @@ from export.components.component import TYPICAL_TOKENS
 from export.consistency import check_consistency, try_components
 from export.demo import trained
 from export.destination import resolve_destination
+from export.engines_onnx import ONNX
 from export.errors import CheckpointError
 from export.hub import fetch
 from export.islands import measure_islands
+from export.maker import Job
 from export.onnx import export_onnx, save
 from export.parity import check_parity
 from export.precision import convert, read_model
 from export.staging import staged
-from export.target import QUANTIZED, Job, Target, build_keys
+from export.target import QUANTIZED, Target, build_keys
 from runtime.backends.specs import TensorSpec
 from runtime.bundle import Bundle, open_bundle_device
 from runtime.bundle.manifest import (
@@ -43,12 +44,6 @@ from runtime.bundle.manifest import (
 from runtime.errors import BundleError
 
 DEMO = "demo"
-MAKERS = {  # backend: the module that makes its engines, by a function `make_engine(job)`
-    "onnx": "export.engines_onnx",
-    "openvino": "export.engines_openvino",
-    "tensorrt": "export.engines_tensorrt",
-    "tensorrt-rtx": "export.engines_tensorrt",
-}
 TOKENIZERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}  # engine: part of the checkpoint
 Report = Callable[[str], None]
 
@@ -73,7 +68,7 @@ def build(checkpoint: Checkpoint, out: Path, target: Target | None = None, repor
     """
     out = resolve_destination(out)
     check_consistency(checkpoint)
-    target = target or Target()
+    target = target or Target(maker=ONNX)
     target.check_installed()
     versions = target.versions()
     keys = build_keys(checkpoint, target, versions)
@@ -149,7 +144,7 @@ def _calibration(checkpoint: Checkpoint, out: Path, folder: Path, report: Report
             return record(path.parent, QUANTIZED)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".float-") as work:
         report("building a float bundle to calibrate with")
-        build(checkpoint, Path(work, "float"), Target(), report)
+        build(checkpoint, Path(work, "float"), Target(maker=ONNX), report)
         return record(Path(work, "float"), QUANTIZED)
 
 
@@ -158,34 +153,36 @@ def _build_engine(
 ) -> EngineSpec:
     """Trace one component, set its precision, and let the backend make an engine of the graph."""
     start = time.perf_counter()
-    component = COMPONENTS[name](checkpoint)
-    if target.fuses_attention and component.fuse_attention is not None:
+    component, precision = COMPONENTS[name](checkpoint), target.precision
+    if precision in target.maker.fuses_attention and component.fuse_attention is not None:
         component.fuse_attention()
     with tempfile.TemporaryDirectory(dir=folder, prefix=".graph-") as work:
         graph = Path(work, export_onnx(component, Path(work), name)[0])
         inputs = _graph_inputs(graph, component.inputs)
         model: onnx.ModelProto | None = None
+        patterns: Mapping[str, str] = {}
         islands: tuple[Island, ...] = ()
-        if target.halves_graph:
-            model = read_model(graph)
-            islands = measure_islands(name, component, model, target.precision, report)
-            save(convert(model, target.precision, component.islands_in(target.precision)).model, Path(work), name)
+        if precision in target.maker.halves_graph:
+            model, patterns = read_model(graph), component.islands_in(precision)
+            islands = measure_islands(name, component, model, precision, report)
+            save(convert(model, precision, patterns).model, Path(work), name)
         report(f"{name}: exported in {time.perf_counter() - start:.1f} s")
         job = Job(
             name=name,
             component=component,
             checkpoint=checkpoint,
-            target=target,
+            precision=precision,
+            options=target.options,
+            max_error=target.max_error,
             graph=graph,
             inputs=inputs,
             folder=folder,
             report=report,
             model=model,
-            islands=component.islands_in(target.precision) if target.halves_graph else {},
+            islands=patterns,
             feeds=feeds,
         )
-        spec: EngineSpec = importlib.import_module(MAKERS[target.backend]).make_engine(job)
-        return spec.recorded(islands=islands)
+        return target.maker.make_engine(job).recorded(islands=islands)
 
 
 def _earlier_bundle(out: Path) -> Bundle | None:

@@ -6,6 +6,7 @@ import re
 import sys
 import traceback
 from pathlib import Path
+from pkgutil import resolve_name
 
 from runtime.bundle.choice import ENGINES_FOLDER
 from runtime.console import Console, open_streams, status_of, stoppable
@@ -14,7 +15,12 @@ from runtime.install import install_command
 from runtime.wording import last_words
 
 DESCRIPTION = "Bundles for trt-audioldm2 from checkpoints of AudioLDM2."
-BACKENDS = ("onnx", "openvino", "tensorrt", "tensorrt-rtx")
+BACKENDS = {  # name: its `export.maker.Maker`, which is not imported before a build needs it
+    "onnx": "export.engines_onnx:ONNX",
+    "openvino": "export.engines_openvino:OPENVINO",
+    "tensorrt": "export.engines_tensorrt:TENSORRT",
+    "tensorrt-rtx": "export.engines_tensorrt:TENSORRT_RTX",
+}
 EXPORT_PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime", "filelock", "huggingface_hub")
 
 
@@ -102,12 +108,14 @@ def _build(options: argparse.Namespace, console: Console) -> None:
     if options.out is not None:
         resolve_destination(options.out)  # before torch is imported, which takes seconds, and anything is downloaded
     from export.build import build, open_checkpoint
-    from export.target import Target, TensorRTOptions
+    from export.maker import Maker, TensorRTOptions
+    from export.target import Target
 
     _quiet_libraries()
+    maker: Maker = resolve_name(BACKENDS[options.backend])
     target = Target(
-        backend=options.backend,
-        precision=options.precision or ("fp16" if options.backend == "openvino" else "fp32"),
+        maker=maker,
+        precision=options.precision or maker.precisions[0],
         max_error=options.max_error,
         options=TensorRTOptions(
             max_waveforms=options.max_waveforms,

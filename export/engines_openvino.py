@@ -2,16 +2,15 @@
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
-from openvino import opset13 as opset
 
 from export.activation import activation_bytes
+from export.maker import Extra, Job, Maker, installed_versions
 from export.parity import TOLERANCE, check_parity
-from export.target import Job
 from runtime.backends.device import HostDevice
 from runtime.backends.engine import load_engine
 from runtime.bundle.manifest import BuildRecord, EngineSpec, ParityCheck
@@ -25,6 +24,8 @@ def make_engine(job: Job) -> EngineSpec:
 
     Raises BuildError above the tolerance. An engine that INT8 does not suit is left in FP16: the manifest says which.
     """
+    import openvino
+
     quantized = _quantized(job)
     model = openvino.Core().read_model(job.graph) if quantized is None else quantized[0]
     keep_exact(model, job.component.islands)
@@ -39,7 +40,7 @@ def make_engine(job: Job) -> EngineSpec:
         parity = check_parity(job.name, component, engine, tolerance, job.report, precision=precision)
         engine.close()
     else:  # calibrated on what the engine sees in use, and compared on that: drawn inputs say nothing of it
-        precision, tolerance = "int8", job.target.max_error
+        precision, tolerance = "int8", job.max_error
         parity = (ParityCheck(sizes={"recorded": len(job.feeds)}, relative_error=quantized[1]),)
     return job.engine_spec(
         _files(path),
@@ -57,6 +58,9 @@ def keep_exact(model: Any, islands: Mapping[str, str]) -> None:
 
     A UNet's timestep of up to 999 is multiplied by frequencies: rounded to FP16 they turn its sines by half a radian.
     """
+    import openvino
+    from openvino import opset13 as opset
+
     for operation in model.get_ordered_ops():
         if not any(re.search(pattern, operation.get_friendly_name()) for pattern in islands.values()):
             continue
@@ -75,9 +79,23 @@ def _quantized(job: Job) -> tuple[Any, float] | None:
         return None
     from export.quantize import quantize
 
-    return quantize(job.name, job.graph, job.feeds, job.target.max_error, job.report)
+    return quantize(job.name, job.graph, job.feeds, job.max_error, job.report)
 
 
 def _files(path: Path) -> tuple[Path, Path]:
     """The graph, then its weights."""
     return path, path.with_suffix(".bin")
+
+
+OPENVINO = Maker(
+    name="openvino",
+    make_engine=make_engine,
+    precisions=("fp16", "int8"),
+    refused_precisions=dict.fromkeys(
+        ("fp32", "bf16"),
+        "--backend openvino: --precision fp16 or int8; it runs the fp32 graphs of --backend onnx too",
+    ),
+    fuses_attention=("fp16", "int8"),
+    extras={"fp16": Extra("openvino", ("openvino",)), "int8": Extra("int8", ("openvino", "nncf"))},
+    versions=partial(installed_versions, "openvino", "nncf"),
+)

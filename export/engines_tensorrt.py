@@ -9,16 +9,18 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from tqdm import tqdm
 
 from export.components.component import Sizes
 from export.errors import BuildError
 from export.islands import emulated
+from export.maker import Job, Maker, TensorRTOptions
 from export.parity import TOLERANCE, check_parity
-from export.target import Job, Target, TensorRTOptions
 from runtime.backends.engine import Engine, load_engine
 from runtime.backends.open_device import usable_gpu
 from runtime.backends.specs import BuiltFor, Flavour, ShapeProfile, TensorSpec
@@ -30,37 +32,36 @@ log = logging.getLogger(__name__)
 TIMING_CACHES = ".timing"  # a folder beside the bundles
 
 
-def make_engine(job: Job) -> EngineSpec:
+def make_engine(job: Job, flavour: Flavour) -> EngineSpec:
     """Compile the graph and compare it with its module: the engine where a GPU is at hand, else the rounded graph.
 
     Raises BuildError above the tolerance, and for what the library cannot build.
     """
-    component, target = job.component, job.target
+    component = job.component
     limits = _limits(job)
     profiles = shape_profiles(job.inputs, component.typical, limits)
     inputs, outputs = bounded(job.inputs, limits), bounded(component.outputs, limits)
     path = job.folder / f"{job.name}.engine"
-    tolerance = TOLERANCE[target.precision]
+    tolerance = TOLERANCE[job.precision]
     start = time.perf_counter()
-    shelf = job.folder.parent / TIMING_CACHES
-    built_for = build_engine(job.graph, path, profiles, target, shelf)
+    built_for = build_engine(job.graph, path, profiles, flavour, job.options, job.folder.parent / TIMING_CACHES)
     job.report(f"{job.name}: built in {time.perf_counter() - start:.1f} s, {path.stat().st_size / 1e6:.1f} MB")
     device = usable_gpu()
     if device is None:
         job.report(f"  {job.name}: no GPU here: the graph is compared, with every half tensor rounded")
         with _rounded_graph(job) as graph:
-            parity = check_parity(job.name, component, graph, tolerance, job.report, precision=target.precision)
+            parity = check_parity(job.name, component, graph, tolerance, job.report, precision=job.precision)
     else:
         with device.active():
             compiled = load_engine(
                 path, backend="tensorrt", inputs=inputs, outputs=outputs, device=device, built_for=built_for
             )
-        parity = check_parity(job.name, component, compiled, tolerance, job.report, device, precision=target.precision)
+        parity = check_parity(job.name, component, compiled, tolerance, job.report, device, precision=job.precision)
         compiled.close()
     return job.engine_spec(
         (path, layers_file(path)),
         backend="tensorrt",
-        precision=target.precision,
+        precision=job.precision,
         inputs=inputs,
         outputs=outputs,
         activation_bytes=None,  # it tells only what its largest shape takes
@@ -119,14 +120,14 @@ def bounded(specs: Mapping[str, TensorSpec], limits: Mapping[str, int]) -> dict[
 
 
 def build_engine(
-    graph: Path, out: Path, profiles: tuple[ShapeProfile, ...], target: Target, timing_caches: Path
+    graph: Path, out: Path, profiles: tuple[ShapeProfile, ...], flavour: Flavour, options: TensorRTOptions, shelf: Path
 ) -> BuiltFor:
     """Build `graph` into the engine file `out`, and list the network's layers beside it (see `layers_file`).
 
-    Returns what the engine runs on. Raises BuildError with the parser's or the builder's own words, KeyboardInterrupt
-    at Ctrl-C.
+    `shelf` is the folder of timing caches. Returns what the engine runs on. Raises BuildError with the parser's or the
+    builder's own words, KeyboardInterrupt at Ctrl-C.
     """
-    trt, flavour = library(target.flavour)
+    trt, _ = library(flavour)
     capability = gpu_capability() if flavour == "tensorrt" else None  # RTX compiles for the GPU at its first run
     messages = Logger(trt)
     builder = trt.Builder(messages)
@@ -136,13 +137,13 @@ def build_engine(
     if found != profiles[0].keys():
         raise BuildError(f"{out.stem}: the network has the inputs {sorted(found)}, the specs {sorted(profiles[0])}")
     config = builder.create_builder_config()
-    _configure(trt, config, flavour, target.options)
+    _configure(trt, config, flavour, options)
     for shapes in profiles:
         profile = builder.create_optimization_profile()
         for name, (low, usual, high) in shapes.items():
             profile.set_shape(name, low, usual, high)
         config.add_optimization_profile(profile)
-    timing = timing_caches / f"{flavour}-{trt.__version__}-{capability}.timing"
+    timing = shelf / f"{flavour}-{trt.__version__}-{capability}.timing"
     timed = _timing_cache(config, timing) if flavour == "tensorrt" else contextlib.nullcontext()  # RTX times nothing
     with timed, _progress(trt, config, out.stem) as monitor:
         plan = builder.build_serialized_network(network, config)
@@ -153,12 +154,12 @@ def build_engine(
     out.write_bytes(plan)
     layers_file(out).write_text(json.dumps(_layers(network), indent=0) + "\n")
     return BuiltFor(
-        flavour=cast(Flavour, flavour),
+        flavour=flavour,
         version=trt.__version__,
         compute_capability=capability,
-        accepted_capabilities=target.options.compute_capabilities,
-        version_compatible=target.options.version_compatible,
-        hardware_compatible=target.options.hardware_compatible,
+        accepted_capabilities=options.compute_capabilities,
+        version_compatible=options.version_compatible,
+        hardware_compatible=options.hardware_compatible,
     )
 
 
@@ -175,7 +176,7 @@ def _parse(trt: Any, network: Any, messages: Any, graph: Path) -> None:
     raise BuildError(f"{graph.stem}: not supported: " + ("; ".join(lines) or messages.last_error))
 
 
-def _configure(trt: Any, config: Any, flavour: str, options: TensorRTOptions) -> None:
+def _configure(trt: Any, config: Any, flavour: Flavour, options: TensorRTOptions) -> None:
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that the inspector tells precisions
     if options.workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
@@ -278,7 +279,7 @@ def engine_layers(path: Path, flavour: str) -> str | None:
 
 def _limits(job: Job) -> dict[str, int]:
     """Upper bounds of the axes that a component leaves open."""
-    audio, options = job.checkpoint.audio(), job.target.options
+    audio, options = job.checkpoint.audio(), job.options
     row_s = audio.row_samples / audio.sample_rate_hz
     longest_check = max(sizes.get("height", 1) for sizes in job.component.sizes)
     rows = options.max_waveforms * (2 if job.component.facts.rows == "guided" else 1)
@@ -295,5 +296,33 @@ def _rounded_graph(job: Job) -> Iterator[Engine]:
     if job.model is None:
         yield load_engine(job.graph, backend="onnxruntime", inputs=job.inputs, outputs=job.component.outputs)
     else:
-        with emulated(job.name, job.component, job.model, job.target.precision, job.islands) as engine:
+        with emulated(job.name, job.component, job.model, job.precision, job.islands) as engine:
             yield engine
+
+
+def _versions(flavour: Flavour) -> dict[str, str]:
+    versions = {flavour.replace("_", "-"): library(flavour)[0].__version__}
+    return versions if flavour == "tensorrt_rtx" else {**versions, "compute capability": gpu_capability() or "none"}
+
+
+TENSORRT = Maker(
+    name="tensorrt",
+    make_engine=partial(make_engine, flavour="tensorrt"),
+    precisions=("fp32", "fp16", "bf16"),
+    refused_precisions={"int8": "--precision int8 is for --backend openvino"},
+    refused_options={
+        "compute_capabilities": "--compute-capability is for tensorrt-rtx: tensorrt builds for the GPU that it runs on",
+    },
+    halves_graph=("fp16", "bf16"),
+    compiles=True,
+    versions=partial(_versions, "tensorrt"),
+)
+TENSORRT_RTX = replace(
+    TENSORRT,
+    name="tensorrt-rtx",
+    make_engine=partial(make_engine, flavour="tensorrt_rtx"),
+    refused_options={
+        "hardware_compatible": "--hardware-compatible is for tensorrt: an RTX engine is compiled again on each GPU",
+    },
+    versions=partial(_versions, "tensorrt_rtx"),
+)

@@ -17,9 +17,10 @@ from export.checkpoint import Checkpoint
 from export.components import COMPONENTS
 from export.engines_tensorrt import build_engine, shape_profiles
 from export.errors import BuildError
+from export.maker import TensorRTOptions
 from export.onnx import export_onnx, save
 from export.precision import convert, read_model
-from export.target import GROWING, Target, TensorRTOptions
+from export.target import GROWING
 from runtime.bundle import Bundle
 from tests.unit.helpers import raises_line
 
@@ -136,6 +137,7 @@ def small_graph(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
+FLAVOUR = "tensorrt_rtx"
 PROFILE = ({"x": ((1, 4), (2, 4), (8, 4))},)
 
 
@@ -149,8 +151,8 @@ PROFILE = ({"x": ((1, 4), (2, 4), (8, 4))},)
     ],
 )
 def test_options_of_the_builder(small_graph: Any, tmp_path: Path, options: dict[str, Any]) -> None:
-    target = Target(backend="tensorrt-rtx", options=TensorRTOptions(**options))
-    built_for = build_engine(small_graph("Tanh"), tmp_path / "small.engine", PROFILE, target, tmp_path)
+    asked = TensorRTOptions(**options)
+    built_for = build_engine(small_graph("Tanh"), tmp_path / "small.engine", PROFILE, FLAVOUR, asked, tmp_path)
     assert (tmp_path / "small.engine").stat().st_size > 1000
     assert built_for.version_compatible == options.get("version_compatible", False)
     assert built_for.accepted_capabilities == options.get("compute_capabilities", ())
@@ -159,13 +161,13 @@ def test_options_of_the_builder(small_graph: Any, tmp_path: Path, options: dict[
 def test_an_operator_that_is_not_supported_is_named(small_graph: Any, tmp_path: Path) -> None:
     graph = small_graph("Frobnicate", "ours")
     with raises_line(BuildError, "small: not supported: Frobnicate '/block/Frobnicate': "):
-        build_engine(graph, tmp_path / "e", PROFILE, Target(backend="tensorrt-rtx"), tmp_path)
+        build_engine(graph, tmp_path / "e", PROFILE, FLAVOUR, TensorRTOptions(), tmp_path)
 
 
 def test_a_capability_that_the_library_does_not_know(small_graph: Any, tmp_path: Path) -> None:
-    target = Target(backend="tensorrt-rtx", options=TensorRTOptions(compute_capabilities=("9.0",)))
+    options = TensorRTOptions(compute_capabilities=("9.0",))
     with raises_line(BuildError, "does not know 9.0 (it has SM"):
-        build_engine(small_graph("Tanh"), tmp_path / "e", PROFILE, target, tmp_path)
+        build_engine(small_graph("Tanh"), tmp_path / "e", PROFILE, FLAVOUR, options, tmp_path)
 
 
 def test_the_vocoder_is_built_in_bf16(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
@@ -174,9 +176,9 @@ def test_the_vocoder_is_built_in_bf16(checkpoint: Callable[[str], Path], tmp_pat
     model = read_model(tmp_path / export_onnx(component, tmp_path, "vocoder")[0])
     save(convert(model, "bf16", component.islands_in("bf16")).model, tmp_path, "vocoder")
     profiles = shape_profiles(component.inputs, component.typical, {"batch": 4, **component.limits})
-    target = Target(backend="tensorrt-rtx", precision="bf16")
-    build_engine(tmp_path / "vocoder.onnx", tmp_path / "vocoder.engine", profiles, target, tmp_path)
-    assert (tmp_path / "vocoder.engine").stat().st_size > 2 * sum(p.numel() for p in component.module.parameters())
+    engine = tmp_path / "vocoder.engine"
+    build_engine(tmp_path / "vocoder.onnx", engine, profiles, FLAVOUR, TensorRTOptions(), tmp_path)
+    assert engine.stat().st_size > 2 * sum(p.numel() for p in component.module.parameters())
 
 
 def test_what_needs_a_gpu_is_refused_in_the_librarys_words(built: Path, tmp_path: Path) -> None:
@@ -186,9 +188,9 @@ def test_what_needs_a_gpu_is_refused_in_the_librarys_words(built: Path, tmp_path
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4]) for name in ("x", "y")]
     graph = helper.make_graph([node], "weighted", value[:1], value[1:], [weight])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "g.onnx")
-    target = Target(backend="tensorrt-rtx", options=TensorRTOptions(refittable=True))
+    options = TensorRTOptions(refittable=True)
     with raises_line(BuildError, "tensorrt_rtx could not build it: "):
-        build_engine(tmp_path / "g.onnx", tmp_path / "e", PROFILE, target, tmp_path)
+        build_engine(tmp_path / "g.onnx", tmp_path / "e", PROFILE, FLAVOUR, options, tmp_path)
     assert not (tmp_path / "e").exists()
 
 
@@ -198,7 +200,7 @@ def test_ctrl_c_ends_a_build(small_graph: Any, tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr("export.engines_tensorrt.tqdm.update", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        build_engine(small_graph("Tanh"), tmp_path / "e", PROFILE, Target(backend="tensorrt-rtx"), tmp_path)
+        build_engine(small_graph("Tanh"), tmp_path / "e", PROFILE, FLAVOUR, TensorRTOptions(), tmp_path)
     assert not (tmp_path / "e").exists()
 
 

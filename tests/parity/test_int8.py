@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,6 +15,8 @@ from export import build as building
 from export.build import build, verify
 from export.calibration import PROMPTS, record
 from export.checkpoint import Checkpoint
+from export.engines_onnx import ONNX
+from export.engines_openvino import OPENVINO
 from export.errors import BuildError
 from export.parity import relative_error
 from export.quantize import _layers, quantize
@@ -72,7 +75,7 @@ def test_an_int8_bundle(
     monkeypatch.setattr(Bundle, "is_float_of", lambda *_: True)
     (tmp_path / "float").symlink_to(bundle("one_width"))
     lines: list[str] = []
-    out, target = tmp_path / "int8", Target(backend="openvino", precision="int8", max_error=0.3)
+    out, target = tmp_path / "int8", Target(maker=OPENVINO, precision="int8", max_error=0.3)
     build(source, out, target, lines.append)
     engines = Bundle.read(out).manifest.engines
     assert {name for name, spec in engines.items() if spec.precision == "int8"} <= set(QUANTIZED)
@@ -103,14 +106,14 @@ def test_an_int8_bundle(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"backend": "onnx", "precision": "int8"}, ("int8", "openvino")),
-        ({"backend": "openvino", "precision": "fp32"}, ("fp16 or int8",)),
-        ({"backend": "openvino", "precision": "int8", "max_error": 0.0}, ("--max-error", "0")),
+        ({"maker": ONNX, "precision": "int8"}, ("int8", "openvino")),
+        ({"maker": OPENVINO, "precision": "fp32"}, ("fp16 or int8",)),
+        ({"maker": OPENVINO, "precision": "int8", "max_error": 0.0}, ("--max-error", "0")),
     ],
 )
-def test_what_does_not_go_together(options: dict[str, str], words: tuple[str, ...]) -> None:
+def test_what_does_not_go_together(options: dict[str, Any], words: tuple[str, ...]) -> None:
     with raises_line(BuildError, *words):
-        Target(**options)  # type: ignore[arg-type]
+        Target(**options)
 
 
 @pytest.mark.parametrize(("precision", "missing"), [("fp16", "openvino"), ("int8", "openvino"), ("int8", "nncf")])
@@ -124,7 +127,7 @@ def test_what_is_missing_is_said_before_anything_is_built(
         build(
             Checkpoint(checkpoint("plain"), "x"),
             tmp_path / "x",
-            Target(backend="openvino", precision=precision),
+            Target(maker=OPENVINO, precision=precision),
             lines.append,
         )
     assert lines == []

@@ -2,9 +2,11 @@
 
 import pytest
 
-from export.engines_tensorrt import bounded, shape_profiles
+from export.engines_onnx import ONNX
+from export.engines_tensorrt import TENSORRT, TENSORRT_RTX, bounded, shape_profiles
 from export.errors import BuildError
-from export.target import Target, TensorRTOptions
+from export.maker import TensorRTOptions
+from export.target import Target
 from runtime.backends.specs import BuiltFor, TensorSpec
 from runtime.backends.tensorrt import refusal
 from tests.unit.helpers import raises_line
@@ -77,14 +79,14 @@ def test_compatible_engines() -> None:
 
 def test_targets_that_cannot_be() -> None:
     with raises_line(BuildError, "bf16", "use fp32 or fp16"):
-        Target(backend="onnx", precision="bf16")
+        Target(maker=ONNX, precision="bf16")
     with raises_line(BuildError, "are for --backend tensorrt"):
-        Target(backend="onnx", options=TensorRTOptions(max_waveforms=2))
+        Target(maker=ONNX, options=TensorRTOptions(max_waveforms=2))
     with raises_line(BuildError, "--compute-capability is for tensorrt-rtx"):
-        Target(backend="tensorrt", options=TensorRTOptions(compute_capabilities=("8.9",)))
+        Target(maker=TENSORRT, options=TensorRTOptions(compute_capabilities=("8.9",)))
     with raises_line(BuildError, "--hardware-compatible is for tensorrt"):
-        Target(backend="tensorrt-rtx", options=TensorRTOptions(hardware_compatible=True))
+        Target(maker=TENSORRT_RTX, options=TensorRTOptions(hardware_compatible=True))
     with raises_line(BuildError, "--max-waveforms has to be at least 1"):
-        Target(backend="tensorrt", options=TensorRTOptions(max_waveforms=0))
-    assert Target().suffix == ""
-    assert Target(backend="tensorrt", precision="fp16").suffix == "-tensorrt-fp16"
+        Target(maker=TENSORRT, options=TensorRTOptions(max_waveforms=0))
+    assert Target(maker=ONNX).suffix == ""
+    assert Target(maker=TENSORRT, precision="fp16").suffix == "-tensorrt-fp16"
