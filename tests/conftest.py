@@ -1,5 +1,6 @@
 """Checkpoints and bundles that many tests share, made once in a run, also where several processes share its tests."""
 
+import gc
 import logging
 import os
 import tempfile
@@ -74,6 +75,8 @@ def bundle(shared: Shared, checkpoint: Callable[[str], Path]) -> Callable[[str],
     """
     from export.build import build
     from export.checkpoint import Checkpoint
+
+    gc.freeze()  # what was imported stays: each collection of a build would walk it
     from runtime.bundle import Bundle, OpenEngines
 
     loaded: list[OpenEngines] = []

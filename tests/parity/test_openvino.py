@@ -156,7 +156,7 @@ def test_programs_are_kept_on_disk_within_bounds(
     assert 0 < sum(file.stat().st_size for file in cache.iterdir()) <= most
     before = sorted(cache.iterdir())
     monkeypatch.setattr(backend, "CACHED_GRAPH_BYTES", 0)
-    opened(bundle("plain"))("rain", seed=1, **CALL)
+    vocoder(bundle("plain")).run({"mel": np.zeros((1, 36, 64), np.float32)})
     assert sorted(cache.iterdir()) == before
 
 
@@ -195,7 +195,7 @@ def test_a_cache_that_cannot_be_used_costs_no_render(
 @pytest.mark.parametrize("together", [True, False], ids=["one pipeline", "a pipeline each"])
 def test_threads_get_what_they_get_alone(bundle: Callable[[str], Path], together: bool) -> None:
     """Cold at first, of several lengths, so that programs are compiled and dropped while others run."""
-    calls = [("rain", 1, 0.5), ("a dog", 2, 0.6), ("a low bell", 3, 0.7), ("siren", 4, 0.8)]
+    calls = [("rain", 1, 0.5), ("a dog", 2, 0.6), ("a low bell", 3, 0.7)]  # one length more than is kept
 
     def run(pipe: AudioLDM2Pipeline, prompt: str, seed: int, seconds: float) -> np.ndarray:
         return pipe(
@@ -206,7 +206,7 @@ def test_threads_get_what_they_get_alone(bundle: Callable[[str], Path], together
     one = opened(bundle("plain"))
     pipes = [one if together else opened(bundle("plain")) for _ in calls]
     with ThreadPoolExecutor(len(calls)) as pool:
-        for _ in range(3):
+        for _ in range(2):
             for found, expected in zip(pool.map(run, pipes, *zip(*calls, strict=True)), alone, strict=True):
                 assert relative_error(found, expected) <= 1e-5
 
