@@ -15,6 +15,7 @@ from export.checkpoint import MODULES, Checkpoint
 from export.components import COMPONENTS
 from export.consistency import check_consistency, try_components
 from export.errors import CheckpointError
+from export.weights import WEIGHTED
 from tests.unit.helpers import raises_line
 from tests.unit.test_weights import POINTER
 
@@ -23,7 +24,6 @@ LEVELS = [[None, 48, 64]] * 4  # as the small checkpoint "plain" has them
 
 def test_the_hub_is_asked_for_the_weights_of_every_module() -> None:
     assert tuple(MODULES) == WEIGHTED
-
 
 
 @pytest.fixture(scope="module")

@@ -211,7 +211,8 @@ def durations() -> Iterator[tuple[Any, int]]:
 
 
 def test_durations_of_every_numeric_type() -> None:
-    wrong = [(repr(value), n) for value, n in durations() if check(audio_length_in_s=value, num_inference_steps=1).samples != n]
+    found = ((value, n, check(audio_length_in_s=value, num_inference_steps=1).samples) for value, n in durations())
+    wrong = [(repr(value), n) for value, n, samples in found if samples != n]
     assert not wrong, f"{len(wrong)} wrong, such as {wrong[:5]}"
     assert check(audio_length_in_s=np.float32(0.64)).samples == 10_240
 
