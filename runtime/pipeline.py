@@ -34,8 +34,7 @@ class AudioLDM2Pipeline:
     """
 
     def __init__(self, bundle: Bundle, device: str = "auto", **options: Any) -> None:
-        self._options = options_of({"device": device, **options})
-        self._manifest = bundle.manifest
+        self._options, self._manifest = options_of({"device": device, **options}), bundle.manifest
         self._device = open_bundle_device(bundle, device, self._options.precision, self._options.threads)
         backend = choose_backend(bundle, self._device, self._options.backend)
         low_memory = self._options.low_memory
@@ -60,36 +59,38 @@ class AudioLDM2Pipeline:
     def __call__(self, prompt: str | Sequence[str] | None = None, **arguments: Any) -> AudioOutput:
         """Make `num_waveforms_per_prompt` waveforms for each prompt; see `Arguments` for all that a call takes.
 
-        With `return_dict=False` the result is a tuple of the audios alone. Raises InputError, BundleError, EngineError,
-        MissingDependencyError or NumericsError, each with one line.
+        Raises InputError, BundleError, EngineError, MissingDependencyError or NumericsError, each with one line.
         """
-        request = check_request(self._manifest, arguments_of({"prompt": prompt, **arguments}))
-        with self._in_turn():
-            return self._render(request)
+        return self.render(self.check(prompt, **arguments))
 
-    def _render(self, request: Request) -> AudioOutput:
-        """Prompt to audio, on the device's stream."""
-        to_latents, stage, scores = request.output_type == "latent", self._engines.stages(), None
-        rate = self._manifest.audio.sample_rate_hz
-        with stage("load"):
-            self._engines.open(*request.engines)
-            limits = {"low_memory": self._options.low_memory, "vae_slicing": self._options.vae_slicing}
-            check_memory(self._manifest, request, self._device.free_bytes(), **limits)
-        with stage("encode"):
-            conditioning = self._encode(request)
-        with stage("denoise"):
-            latents = self._denoise(conditioning, request)
-        if to_latents:
-            return make_output(self._finished(latents), request, rate, stage.seconds())
-        with stage("decode"):
-            (mel,) = self._graphs.run("decode", "vae_decoder", self._decode, latents)
-        with stage("vocode"):
-            (rows,) = self._graphs.run("vocode", "vocoder", self._vocode, mel)
-            audios = self._finished(rows[:, : request.samples])  # (rows, samples)
-        if request.ranked:
-            with stage("rank"):
-                scores = self._scores(audios, request)
-        return make_output(audios, request, rate, stage.seconds(), scores)
+    def check(self, prompt: str | Sequence[str] | None = None, **arguments: Any) -> Request:
+        """A call that is checked and not yet run: for `render`, alone or joined with others (see runtime.joining)."""
+        return check_request(self._manifest, arguments_of({"prompt": prompt, **arguments}))
+
+    def render(self, request: Request) -> AudioOutput:
+        """Run a checked call: prompt to audio, on the device's stream. Raises as a call does, but for InputError."""
+        with self._in_turn():
+            to_latents, stage, scores = request.output_type == "latent", self._engines.stages(), None
+            rate = self._manifest.audio.sample_rate_hz
+            with stage("load"):
+                self._engines.open(*request.engines)
+                limits = {"low_memory": self._options.low_memory, "vae_slicing": self._options.vae_slicing}
+                check_memory(self._manifest, request, self._device.free_bytes(), **limits)
+            with stage("encode"):
+                conditioning = self._encode(request)
+            with stage("denoise"):
+                latents = self._denoise(conditioning, request)
+            if to_latents:
+                return make_output(self._finished(latents), request, rate, stage.seconds())
+            with stage("decode"):
+                (mel,) = self._graphs.run("decode", "vae_decoder", self._decode, latents)
+            with stage("vocode"):
+                (rows,) = self._graphs.run("vocode", "vocoder", self._vocode, mel)
+                audios = self._finished(rows[:, : request.samples])  # (rows, samples)
+            if request.ranked:
+                with stage("rank"):
+                    scores = self._scores(audios, request)
+            return make_output(audios, request, rate, stage.seconds(), scores)
 
     def _encode(self, request: Request) -> Conditioning:
         prompts = map(request.prompt, range(request.prompt_count))
