@@ -3,13 +3,19 @@ PYTHON ?= python3
 BIN := .venv/bin
 PROMPT ?= a church bell
 
-.PHONY: demo test lint pytest bench clean
+.PHONY: demo serve test lint pytest bench clean
 
 # build the demo bundle, make a sound with it and draw it
 demo: .venv/export
 	$(BIN)/python -m export build --checkpoint demo --out engines/demo
 	$(BIN)/trt-audioldm2 "$(PROMPT)" --engines engines/demo --steps 20 \
 		--scheduler DPMSolverMultistepScheduler --seed 1 --plot --output demo.wav
+
+# build the demo bundle and serve it on http://127.0.0.1:8000
+serve: .venv/export
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[cpu,export,plot,serve]"
+	$(BIN)/python -m export build --checkpoint demo --out engines/demo
+	$(BIN)/trt-audioldm2-serve --engines engines/demo
 
 # lint, types, tests: what CI runs; side by side, so that no core waits for the types
 test: .venv/dev
@@ -36,7 +42,7 @@ bench: .venv/export
 	touch $@
 
 .venv/dev: .venv/export
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[cpu,export,plot,tts,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[cpu,export,plot,serve,tts,dev]"
 	touch $@
 
 clean:

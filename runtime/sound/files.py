@@ -61,6 +61,17 @@ def write_audio(
     than full scale is scaled down to fit, with a warning, never clipped; nothing is ever amplified. With `as_float` the
     samples stay as they are. A silent one is reported. Raises InputError if it holds NaN or Inf, or cannot be written.
     """
+    data = sound_file(target, waveform, sample_rate_hz, as_float=as_float)
+    if target == STANDARD_OUTPUT:
+        _write_standard_output(data)
+    else:
+        write_whole(target, data)
+
+
+def sound_file(
+    target: str | Path, waveform: npt.NDArray[np.float32], sample_rate_hz: int, *, as_float: bool = False
+) -> bytes:
+    """The bytes that `write_audio` writes to `target`, which need not be a place that can be written to."""
     format_ = _format_of(target, as_float)
     peak = float(np.abs(waveform).max(initial=0.0))
     if not np.isfinite(peak):
@@ -70,11 +81,7 @@ def write_audio(
     if peak > 1.0 and not as_float:
         logger.warning("peak %.2f is beyond full scale: scaled by %.3f to fit (use --float to keep it)", peak, 1 / peak)
         waveform = waveform / peak
-    data = _encode(target, waveform, sample_rate_hz, format_)
-    if target == STANDARD_OUTPUT:
-        _write_standard_output(data)
-    else:
-        write_whole(target, data)
+    return _encode(target, waveform, sample_rate_hz, format_)
 
 
 def picture_beside(target: str | Path) -> Path:
