@@ -100,16 +100,19 @@ class _Handlers:
             return _error(request, error)
 
     async def _result(self, ticket: Ticket, receive: Receive) -> AudioOutput:
-        """The ticket's result. Where the client goes away first the ticket is cancelled: raises ClientDisconnect."""
+        """The ticket's result. Where the client goes away first, or its time passes, the ticket is cancelled.
+
+        Raises ClientDisconnect, DeadlineError, or what the call raised.
+        """
         result: asyncio.Future[AudioOutput] = asyncio.wrap_future(ticket.result)
         gone: asyncio.Future[None] = asyncio.ensure_future(_until_gone(receive))
         both: tuple[asyncio.Future[Any], ...] = result, gone
         try:
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            if result.done():
+            done, _ = await asyncio.wait(both, timeout=ticket.left_s, return_when=asyncio.FIRST_COMPLETED)
+            if result in done:
                 return result.result()
             self._service.cancel(ticket)
-            raise ClientDisconnect
+            raise ClientDisconnect if done else ticket.deadline_error()
         except asyncio.CancelledError as error:  # by the server, whose time to finish is over
             self._service.cancel(ticket)
             raise DrainingError("the service is shutting down") from error

@@ -15,6 +15,7 @@ from runtime.joining import batch_key, join, split
 from runtime.output import AudioOutput
 from runtime.pipeline import AudioLDM2Pipeline
 from runtime.request import Request
+from runtime.wording import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -56,16 +57,25 @@ class Ticket:
         self._cancelled = True
 
     @property
+    def left_s(self) -> float | None:
+        """How much of its time is left, at least 0; None if it has no end."""
+        return None if self._timeout_s is None else max(0.0, self.arrived_s + self._timeout_s - time.monotonic())
+
+    @property
     def late(self) -> bool:
         """Whether its time has passed."""
-        return self._timeout_s is not None and time.monotonic() - self.arrived_s > self._timeout_s
+        return self.left_s == 0
+
+    def deadline_error(self) -> DeadlineError:
+        """What a caller is told whose time has passed."""
+        return DeadlineError(f"the call was not done within {self._timeout_s:g} s")
 
     def is_over(self) -> bool:
         """Whether it need not run, or run on: it was cancelled, or is late. Then its result is settled here."""
         if self._cancelled:
             self.result.cancel()
         elif self.late and not self.result.done():
-            self.result.set_exception(DeadlineError(f"the call was not done within {self._timeout_s:g} s"))
+            self.result.set_exception(self.deadline_error())
         return self.result.done()
 
     def _step(self, step: int, *_: object) -> None:
@@ -158,8 +168,8 @@ class Service:
         try:
             for duration in self._warm_up:
                 self._pipeline("warm-up", audio_length_in_s=duration, num_inference_steps=2)
-        except AudioLDM2Error as error:  # each call will say so too
-            logger.error("the warm-up failed: %s", error)
+        except Exception as error:  # each call will say so too
+            logger.error("the warm-up failed: %s", one_line(error))
         self._ready = True
         while batch := self._next_batch():
             start = time.monotonic()

@@ -221,9 +221,15 @@ def test_paths_methods_and_keys(server: Server) -> None:
 
 
 def test_a_deadline(server: Server) -> None:
-    start = time.monotonic()
-    status, _, body = server.generate(**LONG, timeout_s=0.3)
-    assert (status, json.loads(body)["error"]["code"]) == (504, "deadline_passed")
+    """Of a call that runs, and of one that waits behind it."""
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(server.generate, **LONG, timeout_s=1.0)
+        time.sleep(0.2)
+        start = time.monotonic()
+        waiting = server.generate(input="rain", timeout_s=0.3)
+        assert time.monotonic() - start < 0.8
+        for status, _, body in (waiting, running.result()):
+            assert (status, json.loads(body)["error"]["code"]) == (504, "deadline_passed")
     assert time.monotonic() - start < 3
 
 
