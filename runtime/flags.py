@@ -69,6 +69,11 @@ def number(text: str) -> float:
     return _value(float, text, "a number")
 
 
+def numbers(text: str) -> list[float]:
+    """One number or more, such as "2.5,10"."""
+    return [_value(float, part, "a number, or several with commas between them") for part in text.split(",")]
+
+
 def seeds(text: str) -> int | list[int]:
     """One seed, such as "7", or a list of them, such as "7,8,9"."""
     found = [_value(int, part, "a whole number, or several with commas between them") for part in text.split(",")]

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from runtime.errors import AudioLDM2Error, InputError, MissingDependencyError
-from runtime.flags import Parser, number, whole
+from runtime.flags import Parser, number, numbers, whole
 from runtime.install import install_command
 from runtime.wording import last_words
 
@@ -45,7 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-queue", type=whole, default=64, metavar="N", help="calls that wait (default: %(default)s)")
     add("--max-duration", type=number, default=60.0, metavar="SECONDS", help="of one call (default: %(default)s)")
     add("--max-steps", type=whole, default=200, metavar="N", help="of one call (default: %(default)s)")
-    add("--warm-up", metavar="SECONDS[,...]", help="durations to be ready for (default: the checkpoint's)")
+    add(
+        "--warm-up", type=numbers, metavar="SECONDS[,...]", help="durations to be ready for (default: the checkpoint's)"
+    )
     add("--api-key", action="append", default=[], metavar="KEY", help=f"may be given again; or ${KEYS_VARIABLE}")
     add(
         "--drain-s",
@@ -104,7 +106,7 @@ def _serve(options: argparse.Namespace) -> int:
             self.should_exit = True
             service.drain(0)
 
-    service.start(_durations(options.warm_up))
+    service.start(options.warm_up or [None])
     host, port = listener.getsockname()[:2]
     threading.Thread(target=_tell, args=(service, f"http://{host}:{port}"), daemon=True).start()
     Server(config).run(sockets=[listener])
@@ -117,10 +119,6 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, OverflowError) as error:
         raise InputError(f"cannot listen on {host}:{port}: {error}") from error
-
-
-def _durations(text: str | None) -> list[float | None]:
-    return [None] if text is None else [number(part) for part in text.split(",")]
 
 
 def _tell(service: "Service", address: str) -> None:

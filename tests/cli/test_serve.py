@@ -292,14 +292,16 @@ def test_when_time_to_drain_is_over_it_ends(bundle: Callable[[str], Path]) -> No
 def test_what_keeps_it_from_starting_is_one_line(bundle: Callable[[str], Path], tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        for flags, fragment in (
-            (["--engines", str(bundle("plain")), "--port", port], "cannot listen on 127.0.0.1"),
-            (["--engines", str(tmp_path / "nowhere"), "--port", "0"], "does not exist"),
-            (["--engines", str(bundle("plain")), "--port", "0", "--max-batch", "0"], "--max-batch"),
+        for flags, fragment, status in (
+            (["--engines", str(bundle("plain")), "--port", port], "cannot listen on 127.0.0.1", 1),
+            (["--engines", str(tmp_path / "nowhere"), "--port", "0"], "does not exist", 1),
+            (["--engines", str(bundle("plain")), "--port", "0", "--max-batch", "0"], "--max-batch", 1),
+            (["--port", "0", "--warm-up", "2,abc"], "--warm-up", 2),
+            (["--prot", "0"], "did you mean --port?", 2),
         ):
             command = [sys.executable, "-m", "runtime.server.cli", *flags]
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, env=os.environ)
-            assert done.returncode == 1
+            assert done.returncode == status
             assert done.stderr.startswith("error: ")
             assert done.stderr.count("\n") == 1
             assert fragment in done.stderr
