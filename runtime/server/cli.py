@@ -66,28 +66,16 @@ def _serve(options: argparse.Namespace) -> int:
         from runtime.server.app import create_app
     except ImportError as error:
         raise MissingDependencyError(f"the service is not installed: {install_command('serve')}") from error
-    from runtime.bundle import Bundle, find_bundle, preferred_backend
-    from runtime.pipeline import AudioLDM2Pipeline
     from runtime.server.fields import Limits
-    from runtime.server.service import Service
 
     for flag in ("--max-batch", "--max-queue", "--max-steps"):
         if getattr(options, flag[2:].replace("-", "_")) < 1:
             raise InputError(f"{flag} has to be at least 1")
     listener = _listen(options.host, options.port)
-    bundle = Bundle.read(find_bundle(options.engines, os.environ, options.device))
-    threads = {} if options.threads is None else {"threads": options.threads}
-    backend = preferred_backend(bundle, os.environ)
-    pipeline = AudioLDM2Pipeline(bundle, options.device, backend=backend, **threads)
-    service = Service(
-        pipeline,
-        max_batch=options.max_batch,
-        max_queue=options.max_queue,
-        batch_wait_s=options.batch_wait_ms / 1000,
-    )
+    service, model = _open_service(options)
     keys = [*options.api_key, *filter(None, [os.environ.get(KEYS_VARIABLE)])]
     limits = Limits(max_duration_s=options.max_duration, max_steps=options.max_steps)
-    app = create_app(service, model=bundle.folder.resolve().name, limits=limits, api_keys=keys)
+    app = create_app(service, model=model, limits=limits, api_keys=keys)
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -111,6 +99,25 @@ def _serve(options: argparse.Namespace) -> int:
     threading.Thread(target=_tell, args=(service, f"http://{host}:{port}"), daemon=True).start()
     Server(config).run(sockets=[listener])
     return 0
+
+
+def _open_service(options: argparse.Namespace) -> "tuple[Service, str]":
+    """The service over the bundle that is asked for, not yet started, and the model's name."""
+    from runtime.bundle import Bundle, find_bundle, preferred_backend
+    from runtime.pipeline import AudioLDM2Pipeline
+    from runtime.server.service import Service
+
+    bundle = Bundle.read(find_bundle(options.engines, os.environ, options.device))
+    threads = {} if options.threads is None else {"threads": options.threads}
+    backend = preferred_backend(bundle, os.environ)
+    pipeline = AudioLDM2Pipeline(bundle, options.device, backend=backend, **threads)
+    service = Service(
+        pipeline,
+        max_batch=options.max_batch,
+        max_queue=options.max_queue,
+        batch_wait_s=options.batch_wait_ms / 1000,
+    )
+    return service, bundle.folder.resolve().name
 
 
 def _listen(host: str, port: int) -> socket.socket:
