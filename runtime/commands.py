@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from runtime.console import Console, open_streams, status_of, stoppable
 from runtime.errors import InputError
+from runtime.flags import check_counts
 from runtime.options import (
     DEFAULT_OUTPUT,
     DEFAULT_PATTERN,
@@ -71,10 +72,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     # here and below imports are late, so that --help and a mistyped flag answer at once
     from runtime.diffusion.schedulers import scheduler_class
 
-    for flag in ("--num-waveforms", "--batch-size", "--threads"):
-        value = getattr(options, flag[2:].replace("-", "_"))
-        if value is not None and value < 1:
-            raise InputError(f"{flag} has to be at least 1, got {value}")
+    check_counts(options, "--num-waveforms", "--batch-size", "--threads")
     for argument in ("prompt", "negative_prompt", "transcription"):
         if (text := getattr(options, argument)) is not None:
             setattr(options, argument, text_of_argument(argument, text))

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
+from runtime.errors import InputError
 from runtime.wording import readable
 
 Number = TypeVar("Number", int, float)
@@ -67,6 +68,14 @@ def whole(text: str) -> int:
 def number(text: str) -> float:
     """A number, such as "2.5"."""
     return _value(float, text, "a number")
+
+
+def check_counts(options: argparse.Namespace, *flags: str) -> None:
+    """Raise InputError for a count that is given and below 1, with its flag."""
+    for flag in flags:
+        value = getattr(options, flag[2:].replace("-", "_"))
+        if value is not None and value < 1:
+            raise InputError(f"{flag} has to be at least 1, got {value}")
 
 
 def numbers(text: str) -> list[float]:

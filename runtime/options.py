@@ -98,7 +98,7 @@ def _parser() -> Parser:
     parser = Parser(prog="trt-audioldm2", description=DESCRIPTION, epilog=EPILOG)
     _add_texts(parser.add_argument)
     _add_sound(parser.add_argument)
-    _add_machine(parser.add_argument)
+    add_machine(parser.add_argument)
     _add_words(parser.add_argument)
     return parser
 
@@ -152,7 +152,8 @@ def _add_sound(add: Callable[..., argparse.Action]) -> None:
     add("--seed-device", choices=["cpu", "cuda"], default="cpu", help="whose generator of torch's a seed is for")
 
 
-def _add_machine(add: Callable[..., argparse.Action]) -> None:
+def add_machine(add: Callable[..., argparse.Action]) -> None:
+    """Flags for what `pipeline_options` reads, and for the backend."""
     device = "auto, cpu, cuda or cuda:N (default: %(default)s, as the bundle needs)"
     backend = "what runs graphs: auto, onnxruntime or openvino (default: $TRT_AUDIOLDM2_BACKEND, or auto)"
     precision = "of openvino: auto, fp32 or bf16 (default: auto, bf16 where the CPU has it)"

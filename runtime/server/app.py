@@ -2,14 +2,12 @@
 
 import asyncio
 import hmac
-import json
 import logging
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-import numpy as np
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -17,11 +15,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive
 
-from runtime.errors import InputError
+from runtime.errors import AudioLDM2Error, InputError
 from runtime.output import AudioOutput
 from runtime.server.fields import FORMATS, Generate, LimitError, Limits, read_body
 from runtime.server.service import DeadlineError, DrainingError, QueueFullError, Service, Ticket
-from runtime.sound.files import sound_file
+from runtime.sound.files import sound_file, within_full_scale
 from runtime.wording import one_line, readable
 
 logger = logging.getLogger(__name__)
@@ -58,7 +56,12 @@ def create_app(
             Route("/v1/models", handlers.models),
             Route("/v1/audio/generate", handlers.generate, methods=["POST"]),
         ],
-        exception_handlers={HTTPException: _http_error, Exception: _error},
+        exception_handlers={
+            AudioLDM2Error: _error,
+            ClientDisconnect: _client_gone,
+            Exception: _error,  # one that nobody foresaw: who runs the application logs where it came from
+            HTTPException: _http_error,
+        },
         lifespan=lifespan,
     )
 
@@ -84,20 +87,13 @@ class _Handlers:
     async def generate(self, request: Request) -> Response:
         """Text to one sound file."""
         self._check_key(request)
-        try:
-            fields = read_body(await _body(request, self._limits.max_body_bytes))
-            if fields.model not in (None, self._model):
-                raise HTTPException(404, f"there is no model '{readable(fields.model or '')}': here is {self._model}")
-            arguments = fields.arguments(self._limits)
-            ticket = await asyncio.to_thread(self._service.submit, arguments, fields.timeout_s)
-            output = await self._result(ticket, request.receive)
-            return await asyncio.to_thread(_answer, fields, ticket, output)
-        except ClientDisconnect:
-            return Response(status_code=CLIENT_GONE)
-        except Exception as error:
-            if isinstance(error, HTTPException):
-                raise
-            return _error(request, error)
+        fields = read_body(await _body(request, self._limits.max_body_bytes))
+        if fields.model not in (None, self._model):
+            raise HTTPException(404, f"there is no model '{readable(fields.model or '')}': here is {self._model}")
+        arguments = fields.arguments(self._limits)
+        ticket = await asyncio.to_thread(self._service.submit, arguments, fields.timeout_s)
+        output = await self._result(ticket, request.receive)
+        return await asyncio.to_thread(_answer, fields, ticket, output)
 
     async def _result(self, ticket: Ticket, receive: Receive) -> AudioOutput:
         """The ticket's result. Where the client goes away first, or its time passes, the ticket is cancelled.
@@ -115,7 +111,7 @@ class _Handlers:
             raise ClientDisconnect if done else ticket.deadline_error()
         except asyncio.CancelledError as error:  # by the server, whose time to finish is over
             self._service.cancel(ticket)
-            raise DrainingError("the service is shutting down") from error
+            raise DrainingError() from error
         finally:
             gone.cancel()
 
@@ -143,7 +139,7 @@ async def _until_gone(receive: Receive) -> None:
 def _answer(fields: Generate, ticket: Ticket, output: AudioOutput) -> Response:
     audio, rate = output.audios[0], output.sampling_rate
     if fields.response_format == "pcm":  # 16 bits, little-endian, one channel
-        body = (np.clip(audio, -1, 1) * 32767).round().astype("<i2").tobytes()
+        body = (within_full_scale(audio) * 32767).round().astype("<i2").tobytes()
     else:
         body = sound_file(f"sound.{fields.response_format}", audio, rate)
     stages = {"queue": ticket.queued_s, **output.timings}
@@ -157,6 +153,10 @@ def _answer(fields: Generate, ticket: Ticket, output: AudioOutput) -> Response:
     return Response(body, media_type=FORMATS[fields.response_format], headers=headers)
 
 
+def _client_gone(_: Request, __: Exception) -> Response:
+    return Response(status_code=CLIENT_GONE)
+
+
 def _http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     kind = "invalid_request_error"
@@ -164,7 +164,6 @@ def _http_error(_: Request, error: Exception) -> Response:
 
 
 def _error(_: Request, error: Exception) -> Response:
-    """The answer to an error. One that nobody foresaw is told in words to the client, and in full to the log."""
     status, kind, code = ERRORS.get(type(error), (500, "server_error", "failed"))
     if status == 500:
         logger.error("a call failed: %s", one_line(error))
@@ -172,7 +171,8 @@ def _error(_: Request, error: Exception) -> Response:
     return _refusal(status, one_line(error), kind, code, headers)
 
 
-def _refusal(status: int, message: str, kind: str, code: str | None, headers: object = None) -> Response:
+def _refusal(
+    status: int, message: str, kind: str, code: str | None, headers: Mapping[str, str] | None = None
+) -> Response:
     """An error in OpenAI's form."""
-    content = json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}})
-    return Response(content, status, headers, "application/json")  # type: ignore[arg-type]
+    return JSONResponse({"error": {"message": message, "type": kind, "param": None, "code": code}}, status, headers)

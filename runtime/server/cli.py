@@ -11,8 +11,9 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from runtime.errors import AudioLDM2Error, InputError, MissingDependencyError
-from runtime.flags import Parser, number, numbers, whole
+from runtime.flags import Parser, check_counts, number, numbers, whole
 from runtime.install import install_command
+from runtime.options import add_machine, pipeline_options
 from runtime.wording import last_words
 
 if TYPE_CHECKING:
@@ -38,8 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--engines", metavar="FOLDER", help="the bundle (default: $TRT_AUDIOLDM2_ENGINES, or the only one in engines/)")
     add("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s, this machine alone)")
     add("--port", type=whole, default=8000, help="0 takes a free one (default: %(default)s)")
-    add("--device", default="auto", help="cpu, cuda, cuda:N or auto (default: %(default)s)")
-    add("--threads", type=whole, metavar="N", help="threads of an engine on the CPU")
+    add_machine(add)
     add("--max-batch", type=whole, default=1, metavar="N", help="calls that run as one (default: %(default)s)")
     add("--batch-wait-ms", type=number, default=0.0, metavar="MS", help="for more calls to come (default: %(default)s)")
     add("--max-queue", type=whole, default=64, metavar="N", help="calls that wait (default: %(default)s)")
@@ -68,9 +68,7 @@ def _serve(options: argparse.Namespace) -> int:
         raise MissingDependencyError(f"the service is not installed: {install_command('serve')}") from error
     from runtime.server.fields import Limits
 
-    for flag in ("--max-batch", "--max-queue", "--max-steps"):
-        if getattr(options, flag[2:].replace("-", "_")) < 1:
-            raise InputError(f"{flag} has to be at least 1")
+    check_counts(options, "--threads", "--max-batch", "--max-queue", "--max-steps")
     listener = _listen(options.host, options.port)
     service, model = _open_service(options)
     keys = [*options.api_key, *filter(None, [os.environ.get(KEYS_VARIABLE)])]
@@ -108,9 +106,8 @@ def _open_service(options: argparse.Namespace) -> "tuple[Service, str]":
     from runtime.server.service import Service
 
     bundle = Bundle.read(find_bundle(options.engines, os.environ, options.device))
-    threads = {} if options.threads is None else {"threads": options.threads}
-    backend = preferred_backend(bundle, os.environ)
-    pipeline = AudioLDM2Pipeline(bundle, options.device, backend=backend, **threads)
+    backend = options.backend or preferred_backend(bundle, os.environ)
+    pipeline = AudioLDM2Pipeline(bundle, backend=backend, **pipeline_options(options))
     service = Service(
         pipeline,
         max_batch=options.max_batch,

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from runtime.arguments import Arguments
 from runtime.checks import number
 from runtime.errors import AudioLDM2Error, InputError
 from runtime.wording import readable
@@ -57,18 +58,14 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """The same for `AudioLDM2Pipeline.__call__`. Raises InputError, or LimitError for more than is allowed."""
         if self.timeout_s is not None:
             number("timeout_s", self.timeout_s, 0.0)
-        arguments = {
-            "prompt": _one_of("input", self.input, "prompt", self.prompt),
-            "audio_length_in_s": _one_of(
-                "audio_length", self.audio_length, "audio_length_in_s", self.audio_length_in_s, default=None
-            ),
-        }
-        for name in (
-            *("negative_prompt", "transcription", "num_inference_steps", "guidance_scale", "guidance_interval"),
-            *("feature_cache_interval", "scheduler", "seed"),
-        ):
-            if (value := getattr(self, name)) is not None:
-                arguments[name] = value
+        given = {name: getattr(self, name) for name in self.__struct_fields__ if name in Arguments.__dataclass_fields__}
+        arguments = {name: value for name, value in given.items() if value is not None}
+        arguments["prompt"] = _one_of("input", self.input, "prompt", self.prompt)
+        arguments["audio_length_in_s"] = _one_of(
+            "audio_length", self.audio_length, "audio_length_in_s", self.audio_length_in_s
+        )
+        if arguments["prompt"] is None:
+            raise InputError("input is missing: what is to be heard")
         _check_limits(arguments, limits)
         return arguments
 
@@ -81,17 +78,11 @@ def read_body(body: bytes) -> Generate:
         raise InputError(f"the body is not right: {readable(str(error), 300)}") from error
 
 
-_MISSING: Any = object()
-
-
-def _one_of(name: str, value: Any, alias: str, other: Any, default: Any = _MISSING) -> Any:
-    """The value of a field that has two names. Raises InputError where both are given, or neither where one has to."""
+def _one_of(name: str, value: Any, alias: str, other: Any) -> Any:
+    """The value of a field that has two names, None if neither is given. Raises InputError where both are."""
     if value is not None and other is not None:
         raise InputError(f"{name} and {alias} are two names of one field: give one of them")
-    found = other if value is None else value
-    if found is None and default is _MISSING:
-        raise InputError(f"{name} is missing: what is to be heard")
-    return default if found is None else found
+    return other if value is None else value
 
 
 def _check_limits(arguments: dict[str, Any], limits: Limits) -> None:

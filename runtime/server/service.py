@@ -34,6 +34,9 @@ class QueueFullError(AudioLDM2Error):
 class DrainingError(AudioLDM2Error):
     """The service ends: it finishes what it has, and takes nothing new."""
 
+    def __init__(self) -> None:
+        super().__init__("the service is shutting down")
+
 
 class DeadlineError(AudioLDM2Error):
     """The call was not done in the time that it was given."""
@@ -46,7 +49,6 @@ class Ticket:
         self.request: Request = pipeline.check(**arguments, callback=self._step)
         self.key: Hashable | None = batch_key(self.request)
         self.result: Future[AudioOutput] = Future()
-        self.steps_done = 0
         self.arrived_s = time.monotonic()
         self.queued_s = 0.0  # how long it waited, once it runs
         self._timeout_s = timeout_s
@@ -78,8 +80,7 @@ class Ticket:
             self.result.set_exception(self.deadline_error())
         return self.result.done()
 
-    def _step(self, step: int, *_: object) -> None:
-        self.steps_done = step + 1
+    def _step(self, *_: object) -> None:
         if self._cancelled or self.late:
             raise StopDenoising
 
@@ -128,7 +129,7 @@ class Service:
         ticket = Ticket(arguments, self._pipeline, timeout_s)
         with self._changed:
             if self._draining:
-                raise DrainingError("the service is shutting down")
+                raise DrainingError()
             if len(self._waiting) >= self._max_queue:
                 raise QueueFullError(len(self._waiting), self._retry_after_s())
             self._waiting.append(ticket)
@@ -155,7 +156,7 @@ class Service:
         with self._changed:
             self._draining = True
             for ticket in self._waiting:
-                ticket.result.set_exception(DrainingError("the service is shutting down"))
+                ticket.result.set_exception(DrainingError())
             self._waiting.clear()
             for ticket in self._running:
                 ticket.cancel()

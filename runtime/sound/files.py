@@ -78,10 +78,16 @@ def sound_file(
         raise InputError(f"output {quoted(target)} was not written: the waveform holds NaN or Inf")
     if peak < SILENCE_PEAK:
         logger.warning("the render is silent: its peak is %.1e", peak)
-    if peak > 1.0 and not as_float:
-        logger.warning("peak %.2f is beyond full scale: scaled by %.3f to fit (use --float to keep it)", peak, 1 / peak)
-        waveform = waveform / peak
-    return _encode(target, waveform, sample_rate_hz, format_)
+    return _encode(target, waveform if as_float else within_full_scale(waveform), sample_rate_hz, format_)
+
+
+def within_full_scale(waveform: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The waveform, scaled down with a warning where it is louder than full scale."""
+    peak = float(np.abs(waveform).max(initial=0.0))
+    if peak <= 1.0:
+        return waveform
+    logger.warning("peak %.2f is beyond full scale: scaled by %.3f to fit (use --float to keep it)", peak, 1 / peak)
+    return waveform / peak
 
 
 def picture_beside(target: str | Path) -> Path:
