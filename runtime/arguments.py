@@ -51,6 +51,8 @@ class Arguments:
       Default "cpu".
     - `scheduler`: the class name of another scheduler, which then takes the checkpoint's config, or a whole config with
       `_class_name`. Default: the checkpoint's.
+    - `audio_callback(audios)`: is called with the next samples of all waveforms, (waveforms, samples), as soon as the
+      vocoder has made them, in the order of the seeds: the first come before the last are made.
     - `guidance_interval`: the shares of the steps from which and up to which there is guidance. Default (0, 1), all of
       them. (0, 0.5) saves a quarter of the work and changes the sound (Kynkäänniemi et al. 2024, "Applying guidance in
       a limited interval").
@@ -84,6 +86,7 @@ class Arguments:
     seed: int | Sequence[int] | None = None
     seed_device: str = "cpu"
     scheduler: str | Mapping[str, Any] | None = None
+    audio_callback: Callable[[Array], object] | None = None
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     feature_cache_interval: int = 1
 

@@ -1,12 +1,10 @@
 """Calls that run as one: which can, how they are put together, and how the result is taken apart."""
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 from itertools import accumulate, chain, pairwise
 from typing import TypeVar
 
-from runtime.arguments import StopDenoising
-from runtime.backends.device import Array
 from runtime.output import AudioOutput
 from runtime.request import Request
 
@@ -16,14 +14,16 @@ T = TypeVar("T")
 def batch_key(request: Request) -> Hashable | None:
     """What requests have to agree in to run as one call; None for one that runs alone.
 
-    A request of one prompt as text, whose noise comes from seeds, can be joined. Waveforms may be cut to lengths of
-    their own where nothing ranks them.
+    A request of one prompt as text, whose noise comes from seeds, and which calls nobody back, can be joined.
+    Waveforms may be cut to lengths of their own where nothing ranks them.
     """
     alone = (
         request.prompts is None
         or len(request.prompts) > 1
         or request.negative_embeds is not None
         or request.latents is not None
+        or request.callback is not None
+        or request.audio_callback is not None
         or not request.return_dict
         or not all(isinstance(seed, int) for seed in request.seeds)
     )
@@ -39,17 +39,12 @@ def batch_key(request: Request) -> Hashable | None:
         request.feature_cache_interval,
         request.max_new_tokens,
         request.plan,
-        request.callback_steps,
         request.output_type,
     )
 
 
 def join(requests: Sequence[Request]) -> Request:
-    """One request that makes the waveforms of all, in their order. They have one `batch_key`, and it is not None.
-
-    Each one's callback is called with its own rows. One that raises StopDenoising is not called again, and ends the
-    call only when all others have raised it too: until then its rows are made along with theirs.
-    """
+    """One request that makes the waveforms of all, in their order. They have one `batch_key`, and it is not None."""
     first = requests[0]
     return replace(
         first,
@@ -59,14 +54,13 @@ def join(requests: Sequence[Request]) -> Request:
         seeds=_all(request.seeds for request in requests) or (),
         samples=max(request.samples for request in requests),
         latent_shape=(sum(request.rows for request in requests), *first.latent_shape[1:]),
-        callback=_callback_of_all(requests),
     )
 
 
 def split(output: AudioOutput, requests: Sequence[Request]) -> list[AudioOutput]:
     """What each request would have got alone, out of what their joined call returned. All have the call's timings."""
     parts = []
-    for i, (request, (start, stop)) in enumerate(zip(requests, _rows(requests), strict=True)):
+    for i, (request, (start, stop)) in enumerate(zip(requests, rows_of(requests), strict=True)):
         samples = slice(None) if request.output_type == "latent" else slice(request.samples)
         parts.append(
             replace(
@@ -79,7 +73,7 @@ def split(output: AudioOutput, requests: Sequence[Request]) -> list[AudioOutput]
     return parts
 
 
-def _rows(requests: Sequence[Request]) -> list[tuple[int, int]]:
+def rows_of(requests: Sequence[Request]) -> list[tuple[int, int]]:
     """Of each request its first row in the joined call, and the one after its last."""
     return list(pairwise(accumulate((request.rows for request in requests), initial=0)))
 
@@ -88,22 +82,3 @@ def _all(parts: Iterable[tuple[T, ...] | None]) -> tuple[T, ...] | None:
     """The parts one after the other; None where requests have none."""
     found = [part for part in parts if part is not None]
     return tuple(chain.from_iterable(found)) if found else None
-
-
-def _callback_of_all(requests: Sequence[Request]) -> Callable[[int, float, Array], None] | None:
-    if all(request.callback is None for request in requests):
-        return None
-    going = [(request.callback, rows) for request, rows in zip(requests, _rows(requests), strict=True)]
-
-    def callback(step: int, timestep: float, latents: Array) -> None:
-        for one in tuple(going):
-            call, (start, stop) = one
-            try:
-                if call is not None:
-                    call(step, timestep, latents[start:stop])
-            except StopDenoising:
-                going.remove(one)
-        if not going:
-            raise StopDenoising
-
-    return callback

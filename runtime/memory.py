@@ -2,19 +2,15 @@
 
 from functools import partial
 
+from runtime.arguments import Options
 from runtime.bundle.manifest import EngineSpec, Manifest
 from runtime.errors import InputError
 from runtime.request import Request
 
+DEFAULT = Options()
 
-def check_memory(
-    manifest: Manifest,
-    request: Request,
-    available_bytes: int | None,
-    *,
-    low_memory: bool = False,
-    vae_slicing: bool = False,
-) -> None:
+
+def check_memory(manifest: Manifest, request: Request, available_bytes: int | None, options: Options = DEFAULT) -> None:
     """Raise InputError if the call needs more memory than is free; nothing is refused where that is not known.
 
     A feature cache with `low_memory` is refused too: its two engines would be loaded in turns, at every step.
@@ -24,12 +20,12 @@ def check_memory(
     largest shape that it was compiled for. They are never refused for their activations; if memory does run out, the
     call ends with an EngineError. Weights count with `low_memory` only: without, they are loaded by now.
     """
-    if low_memory and request.feature_cache_interval > 1:
+    if options.low_memory and request.feature_cache_interval > 1:
         raise InputError("feature_cache_interval above 1 needs two engines in memory at once: leave out low_memory")
     if available_bytes is None:
         return
     height = request.latent_shape[2]
-    peak = partial(peak_bytes, manifest, request, low_memory=low_memory, vae_slicing=vae_slicing)
+    peak = partial(peak_bytes, manifest, request, low_memory=options.low_memory, vae_slicing=options.vae_slicing)
     needed = peak(height)
     if needed <= available_bytes:
         return

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.arguments import StopDenoising, arguments_of, options_of
+from runtime.arguments import arguments_of, options_of
 from runtime.backends.device import Array
 from runtime.backends.graphs import Graphs
 from runtime.bundle import Bundle, OpenEngines, choose_backend, open_bundle_device
@@ -20,7 +20,7 @@ from runtime.memory import check_memory
 from runtime.output import AudioOutput, make_output
 from runtime.request import Request, check_request
 from runtime.sound.scoring import clap_scores
-from runtime.sound.vocode import vocode
+from runtime.sound.vocode import vocode, vocode_aloud
 from runtime.text.conditioning import Conditioning
 from runtime.text.encoder import PromptEncoder
 from runtime.text.tokenizer import open_tokenizers
@@ -37,13 +37,11 @@ class AudioLDM2Pipeline:
         self._options, self._manifest = options_of({"device": device, **options}), bundle.manifest
         self._device = open_bundle_device(bundle, device, self._options.precision, self._options.threads)
         backend = choose_backend(bundle, self._device, self._options.backend)
-        low_memory = self._options.low_memory
-        self._engines = OpenEngines(bundle, self._device, backend=backend, one_at_a_time=low_memory)
-        self._graphs = Graphs(self._engines, self._device, enabled=not low_memory)
-        self._encoder = PromptEncoder(self._engines, *open_tokenizers(bundle), self._device, self._graphs)
-        self._denoiser = Denoiser(
-            self._engines, self._device, token_multiple=self._manifest.token_multiple, graphs=self._graphs
-        )
+        low_memory, multiple = self._options.low_memory, self._manifest.token_multiple
+        self._engines = engines = OpenEngines(bundle, self._device, backend=backend, one_at_a_time=low_memory)
+        self._graphs = Graphs(engines, self._device, enabled=not low_memory)
+        self._encoder = PromptEncoder(engines, *open_tokenizers(bundle), self._device, self._graphs)
+        self._denoiser = Denoiser(engines, self._device, token_multiple=multiple, graphs=self._graphs)
         self._turn = threading.RLock()
 
     @classmethod
@@ -70,27 +68,30 @@ class AudioLDM2Pipeline:
     def render(self, request: Request) -> AudioOutput:
         """Run a checked call: prompt to audio, on the device's stream. Raises as a call does, but for InputError."""
         with self._in_turn():
-            to_latents, stage, scores = request.output_type == "latent", self._engines.stages(), None
-            rate = self._manifest.audio.sample_rate_hz
+            stage, scores, rate = self._engines.stages(), None, self._manifest.audio.sample_rate_hz
             with stage("load"):
                 self._engines.open(*request.engines)
-                limits = {"low_memory": self._options.low_memory, "vae_slicing": self._options.vae_slicing}
-                check_memory(self._manifest, request, self._device.free_bytes(), **limits)
+                check_memory(self._manifest, request, self._device.free_bytes(), self._options)
             with stage("encode"):
                 conditioning = self._encode(request)
             with stage("denoise"):
                 latents = self._denoise(conditioning, request)
-            if to_latents:
+            if request.output_type == "latent":
                 return make_output(self._finished(latents), request, rate, stage.seconds())
             with stage("decode"):
                 (mel,) = self._graphs.run("decode", "vae_decoder", self._decode, latents)
             with stage("vocode"):
-                (rows,) = self._graphs.run("vocode", "vocoder", self._vocode, mel)
-                audios = self._finished(rows[:, : request.samples])  # (rows, samples)
+                audios = self._finished(self._waveforms(mel, request)[:, : request.samples])  # (rows, samples)
             if request.ranked:
                 with stage("rank"):
                     scores = self._scores(audios, request)
             return make_output(audios, request, rate, stage.seconds(), scores)
+
+    def warm_up(self, *durations_s: float | None, rows: int = 1, **arguments: Any) -> None:
+        """Load and compile what calls of these durations (default: the checkpoint's), rows and arguments will need."""
+        texts = dict.fromkeys(["prompt", *(["transcription"] if self._manifest.speech else [])], ["a"] * rows)
+        for duration in (durations_s or (None,)) * (2 if self._device.gpu else 1):  # graphs: at the second run
+            self(**{**texts, "num_inference_steps": 2, "audio_length_in_s": duration, **arguments})
 
     def _encode(self, request: Request) -> Conditioning:
         prompts = map(request.prompt, range(request.prompt_count))
@@ -106,12 +107,8 @@ class AudioLDM2Pipeline:
         lossy = request.guidance_interval, request.feature_cache_interval
         steps = self._denoiser.steps(plan, latents, conditioning.feeds(), scale, noise.randn, *lossy)
         for i, latents in enumerate(steps):
-            completed = plan.completed(i)
-            if request.callback is not None and completed is not None and i % request.callback_steps == 0:
-                try:
-                    request.callback(completed, plan.steps[i].timestep, latents)
-                except StopDenoising:
-                    break
+            if not request.goes_on(i, latents):
+                break
         return latents
 
     def _decode(self, latents: Array) -> tuple[Array]:
@@ -121,8 +118,11 @@ class AudioLDM2Pipeline:
         mels = [decoder.run({"latents": part})["mel"] for part in slices]
         return (self._device.watch("vae_decoder", np.concatenate(mels)),)
 
-    def _vocode(self, mel: Array) -> tuple[Array]:
-        return (vocode(self._engines["vocoder"], mel, self._manifest.audio, self._device),)
+    def _waveforms(self, mel: Array, request: Request) -> Array:
+        vocoder, audio, device = self._engines["vocoder"], self._manifest.audio, self._device
+        if request.audio_callback is not None:
+            return vocode_aloud(vocoder, mel, audio, device, request.samples, request.audio_callback)
+        return self._graphs.run("vocode", "vocoder", lambda mel: (vocode(vocoder, mel, audio, device),), mel)[0]
 
     def _scores(self, audios: Array, request: Request) -> Array:
         """How well each waveform of (rows, samples) on the host fits its prompt: CLAP's cosine similarity, (rows,)."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.arguments import Arguments
+from runtime.arguments import Arguments, StopDenoising
 from runtime.backends.device import Array
 from runtime.bundle.manifest import AudioSpec, Manifest
 from runtime.checks import MOST, integer, listed, number, real_array, shown
@@ -54,6 +54,7 @@ class Request:
     plan: Plan  # the scheduler's table for this number of steps
     callback: Callable[[int, float, Array], object] | None
     callback_steps: int
+    audio_callback: Callable[[Array], object] | None
     output_type: str  # np, latent or pt
     return_dict: bool
 
@@ -84,6 +85,16 @@ class Request:
             negative=None if self.negative_prompts is None else self.negative_prompts[i],
             negative_embeds=self.negative_embeds.row(i) if self.guided and self.negative_embeds is not None else None,
         )
+
+    def goes_on(self, i: int, latents: Array) -> bool:
+        """Tell the callback that step number `i` of the plan is done. Whether it lets the next one come."""
+        completed = self.plan.completed(i)
+        if self.callback is not None and completed is not None and i % self.callback_steps == 0:
+            try:
+                self.callback(completed, self.plan.steps[i].timestep, latents)
+            except StopDenoising:
+                return False
+        return True
 
     @property
     def guided(self) -> bool:
@@ -133,6 +144,7 @@ def check_request(manifest: Manifest, given: Arguments) -> Request:
         plan=_plan(manifest.scheduler, given),
         callback=given.callback,
         callback_steps=_integer("callback_steps", given.callback_steps),
+        audio_callback=given.audio_callback,
         output_type=given.output_type,
         return_dict=given.return_dict,
     )
@@ -147,8 +159,10 @@ def _check_the_rest(given: Arguments) -> None:
         raise MissingDependencyError("output_type 'pt' needs torch: pip install torch")
     if not isinstance(given.return_dict, bool):
         raise InputError(f"return_dict has to be True or False, got {shown(given.return_dict)}")
-    if given.callback is not None and not callable(given.callback):
-        raise InputError(f"callback has to be a function (step, timestep, latents), got {shown(given.callback)}")
+    for name, form in (("callback", "(step, timestep, latents)"), ("audio_callback", "(audios)")):
+        value = getattr(given, name)
+        if value is not None and not callable(value):
+            raise InputError(f"{name} has to be a function {form}, got {shown(value)}")
     if given.scheduler is not None and not isinstance(given.scheduler, str | Mapping):
         raise InputError(f"scheduler has to be the name of a class or a config, got {shown(given.scheduler)}")
     kwargs = given.cross_attention_kwargs

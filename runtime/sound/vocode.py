@@ -1,5 +1,7 @@
 """The vocoder in windows: any length at bounded memory, the same samples as one run over the whole."""
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 
 from runtime.backends.device import Array, Device, HostDevice
@@ -7,9 +9,32 @@ from runtime.backends.engine import Engine
 from runtime.bundle.manifest import AudioSpec
 from runtime.errors import EngineError
 
+STREAMED_FRAMES = 128  # mel frames a window whose sound is wanted before the rest: 1.28 s of it at the published sizes
+
 
 def vocode(vocoder: Engine, mel: Array, audio: AudioSpec, device: Device | None = None) -> Array:
-    """Mel (rows, frames, mel_bins) to waveforms (rows, samples).
+    """Mel (rows, frames, mel_bins) to waveforms (rows, samples): see `windows`."""
+    return np.concatenate(
+        list(windows(vocoder, mel, audio, device or HostDevice(), audio.vocoder_window_frames)), axis=1
+    )
+
+
+def vocode_aloud(
+    vocoder: Engine, mel: Array, audio: AudioSpec, device: Device, samples: int, callback: Callable[[Array], object]
+) -> Array:
+    """Waveforms (rows, samples) on the host, of which `callback` hears each part as soon as it is made."""
+    parts: list[Array] = []
+    missing = samples
+    for piece in windows(vocoder, mel, audio, device, STREAMED_FRAMES):
+        parts.append(device.to_host(piece[:, :missing]))
+        device.verify()
+        callback(parts[-1])
+        missing -= parts[-1].shape[1]
+    return np.concatenate(parts, axis=1)
+
+
+def windows(vocoder: Engine, mel: Array, audio: AudioSpec, device: Device, window_frames: int) -> Iterator[Array]:
+    """The waveforms of mel (rows, frames, mel_bins), piece by piece: each (rows, samples).
 
     Every sample depends on its frame and on `context` frames on either side of it. A mel that is longer than a window
     with that context is run in windows of one length, so that a backend compiles one shape: each keeps the samples that
@@ -17,10 +42,9 @@ def vocode(vocoder: Engine, mel: Array, audio: AudioSpec, device: Device | None 
     where the mel begins and ends, and nowhere else. Raises EngineError if the vocoder makes another number of samples
     than its frames have.
     """
-    device = device or HostDevice()
     frames, hop, context = mel.shape[1], audio.hop_samples, audio.vocoder_context_frames
-    length = min(frames, audio.vocoder_window_frames + 2 * context)
-    pieces, done = [], 0  # `done` counts the frames whose samples there are
+    length = min(frames, window_frames + 2 * context)
+    done = 0  # counts the frames whose samples there are
     while done < frames:
         first = min(max(done - context, 0), frames - length)
         last = first + length
@@ -31,6 +55,5 @@ def vocode(vocoder: Engine, mel: Array, audio: AudioSpec, device: Device | None 
             )
         ready = frames if last == frames else last - context
         end = None if last == frames else (ready - first) * hop  # at its end the model may give more than `hop` a frame
-        pieces.append(waveform[:, (done - first) * hop : end])
+        yield waveform[:, (done - first) * hop : end]
         done = ready
-    return np.concatenate(pieces, axis=1)

@@ -50,6 +50,16 @@ def test_too_little_context_is_audible(bundle: Callable[[str], Path]) -> None:
     assert relative_error(vocode(vocoder, mel, half), whole) > EXACT
 
 
+@pytest.mark.parametrize("duration", [0.04, 1.27, 5.0])
+def test_what_is_heard_early_is_the_same(duration: float, bundle: Callable[[str], Path]) -> None:
+    pipe, parts = AudioLDM2Pipeline.from_pretrained(bundle("plain")), []
+    call = {**COMMON, "prompt": ["rain", "a dog"], "seed": [3, 4], "audio_length_in_s": duration}
+    audios = pipe(**call, audio_callback=lambda part: parts.append(part.copy())).audios
+    assert np.array_equal(np.concatenate(parts, axis=1), audios)
+    assert relative_error(audios, pipe(**call).audios) <= EXACT
+    assert len(parts) > duration / 1.5  # the sizes are the published ones: a part has 1.28 s
+
+
 @pytest.mark.parametrize("duration", [0.04, 0.1, 0.37, 12.3])
 def test_any_duration_is_the_references(
     duration: float, bundle: Callable[[str], Path], reference: Callable[[str], Any]

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from runtime.arguments import Arguments
+from runtime.arguments import Arguments, Options
 from runtime.bundle.manifest import Manifest
 from runtime.errors import InputError
 from runtime.memory import check_memory, peak_bytes
@@ -76,9 +76,9 @@ def test_what_is_not_known_refuses_nothing_but_weights_do(tmp_path: Path) -> Non
     manifest = bundle_of_one(tmp_path / "a", activation_bytes=None)
     request = make_request(3600.0, 4)
     check_memory(manifest, request, 1)
-    check_memory(manifest, request, WEIGHTS, low_memory=True)
+    check_memory(manifest, request, WEIGHTS, Options(low_memory=True))
     with raises_line(InputError, "not even the shortest fits"):
-        check_memory(manifest, request, WEIGHTS - 1, low_memory=True)
+        check_memory(manifest, request, WEIGHTS - 1, Options(low_memory=True))
     check_memory(bundle_of_one(tmp_path / "b"), request, None)
 
 
@@ -88,6 +88,6 @@ def test_what_is_not_known_refuses_nothing_but_weights_do(tmp_path: Path) -> Non
 def test_refusal_says_what_fits(options: dict[str, Any], fits_s: float, tmp_path: Path) -> None:
     manifest = bundle_of_one(tmp_path / "bundle", rows="sliceable")
     available = int(15 * ROW) + WEIGHTS
-    check_memory(manifest, make_request(fits_s, 3), available, **options)
+    check_memory(manifest, make_request(fits_s, 3), available, Options(**options))
     with raises_line(InputError, "3 waveforms of 1.0 s", f"about {fits_s} s fit"):
-        check_memory(manifest, make_request(1.0, 3), available, **options)
+        check_memory(manifest, make_request(1.0, 3), available, Options(**options))

@@ -126,6 +126,7 @@ class Unshowable:
         *wrong("audio_length_in_s", "audio_length_in_s", np.float32(0.03), "1", np.ones(1)),
         *wrong("num_waveforms_per_prompt", "integer from 1", 10**5000, np.bool_(True), 1.5),
         *wrong("callback", "callback has to be a function", 5, "print", True),
+        *wrong("audio_callback", "audio_callback has to be a function", 5, "print", True),
         *wrong("callback_steps", "callback_steps", True, 0, 1.0, "1"),
         *wrong("return_dict", "return_dict has to be True or False", None, 0, "no"),
         *wrong("output_type", "output_type has to be one of np, latent, pt", "pil", None, np.ones(2)),
