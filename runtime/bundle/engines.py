@@ -80,6 +80,10 @@ class OpenEngines(Mapping[str, Engine]):
         """The time spent so far on loading engines, and on compiling for a shape."""
         return self._spent_s + sum(engine.loading_s for engine in self._open.values())
 
+    def free_bytes(self) -> int | None:
+        """Memory that is free where they run, or None if that is not known."""
+        return self._device.free_bytes()
+
     def open(self, *names: str) -> None:
         """Load the named engines now, unless they are loaded one at a time: then each waits for its use."""
         start, new = time.perf_counter(), [name for name in names if name not in self._open]

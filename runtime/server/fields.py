@@ -1,6 +1,7 @@
-"""What the body of a request may hold, under the names of vLLM-Omni's endpoint, ours, and the reference pipeline's."""
+"""What the body of a request may hold, under the names of the services that existing clients talk to, and ours."""
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -16,7 +17,12 @@ FORMATS = {  # by response_format: the media type of the answer
     "opus": "audio/ogg",
     "pcm": "audio/pcm",
 }
+IN_CHUNKS = ("wav", "pcm")  # what can be sent before its end is made
 LONGEST_TEXT = 10_000  # characters: far more than any text encoder reads
+SPEAKER = "A person speaks clearly"  # the prompt of a speech checkpoint where a client cannot give one
+
+Format = Literal["wav", "flac", "mp3", "opus", "pcm"]
+T = TypeVar("T", bound=msgspec.Struct)
 
 
 class LimitError(AudioLDM2Error):
@@ -28,52 +34,129 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     max_duration_s: float = 60.0
     max_steps: int = 200
+    max_waveforms: int = 4
     max_body_bytes: int = 1 << 20
 
 
-class Generate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The body of `POST /v1/audio/generate`. What is left out has the pipeline's default.
+class Fields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What all bodies may hold: how the sound is made, and how it is sent. Defaults are the pipeline's.
 
-    `prompt` is another name of `input`, and `audio_length_in_s` of `audio_length`, in seconds. `timeout_s` is the time
-    within which the result is wanted.
+    `audio_length_in_s` is another name of `audio_length`, in seconds. `timeout_s` is the time within which the result
+    is wanted. `stream_format` is how it comes: "audio" in chunks as it is made, "sse" as events with the progress; left
+    out, as a whole.
     """
 
-    input: str | None = None
-    prompt: str | None = None
     negative_prompt: str | None = None
-    transcription: str | None = None
     audio_length: float | None = None
     audio_length_in_s: float | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     guidance_interval: tuple[float, float] | None = None
     feature_cache_interval: int | None = None
+    num_waveforms_per_prompt: int | None = None
     scheduler: str | None = None
     seed: int | None = None
-    response_format: Literal["wav", "flac", "mp3", "opus", "pcm"] = "wav"
+    response_format: Format = "wav"
+    stream_format: Literal["audio", "sse"] | None = None
     model: str | None = None
     timeout_s: float | None = None
 
-    def arguments(self, limits: Limits) -> dict[str, Any]:
+    def texts(self, speaks: bool) -> dict[str, str | None]:
+        """The prompt, and what is to be spoken, as the arguments of a call."""
+        raise NotImplementedError
+
+    def arguments(self, limits: Limits, *, speaks: bool) -> dict[str, Any]:
         """The same for `AudioLDM2Pipeline.__call__`. Raises InputError, or LimitError for more than is allowed."""
         if self.timeout_s is not None:
             number("timeout_s", self.timeout_s, 0.0)
-        given = {name: getattr(self, name) for name in self.__struct_fields__ if name in Arguments.__dataclass_fields__}
-        arguments = {name: value for name, value in given.items() if value is not None}
-        arguments["prompt"] = _one_of("input", self.input, "prompt", self.prompt)
-        arguments["audio_length_in_s"] = _one_of(
+        if self.stream_format == "audio" and self.response_format not in IN_CHUNKS:
+            raise InputError(f"stream_format audio sends {' or '.join(IN_CHUNKS)}, not {self.response_format}")
+        own = Arguments.__dataclass_fields__
+        given = {name: getattr(self, name) for name in self.__struct_fields__ if name in own} | self.texts(speaks)
+        given["audio_length_in_s"] = _one_of(
             "audio_length", self.audio_length, "audio_length_in_s", self.audio_length_in_s
         )
-        if arguments["prompt"] is None:
-            raise InputError("input is missing: what is to be heard")
+        arguments = {name: value for name, value in given.items() if value is not None}
         _check_limits(arguments, limits)
         return arguments
 
 
-def read_body(body: bytes) -> Generate:
+class Generate(Fields, frozen=True, kw_only=True):
+    """The body of `POST /v1/audio/generate`.
+
+    `prompt` is another name of `input`: what is to be heard. `transcription` is what a speech checkpoint says.
+    """
+
+    input: str | None = None
+    prompt: str | None = None
+    transcription: str | None = None
+
+    def texts(self, speaks: bool) -> dict[str, str | None]:  # noqa: ARG002
+        """`input` or `prompt`, and `transcription`."""
+        prompt = _one_of("input", self.input, "prompt", self.prompt)
+        if prompt is None:
+            raise InputError("input is missing: what is to be heard")
+        return {"prompt": prompt, "transcription": self.transcription}
+
+
+class Speech(Fields, frozen=True, kw_only=True):
+    """The body of `POST /v1/audio/speech`, OpenAI's.
+
+    `input` is what is to be heard. For a speech checkpoint it is what is said, and `instructions` describes the voice.
+    `voice` has no meaning here. `speed` is 1.
+    """
+
+    input: str
+    voice: str | dict[str, str] | None = None
+    instructions: str | None = None
+    speed: float = 1.0
+    response_format: Format = "mp3"
+
+    def texts(self, speaks: bool) -> dict[str, str | None]:
+        """`input` as the prompt, or as what is said in the voice of `instructions`."""
+        if self.speed != 1.0:
+            raise InputError(f"speed has to be 1, got {self.speed:g}: ask for another audio_length")
+        if speaks:
+            return {"prompt": self.instructions or SPEAKER, "transcription": self.input}
+        if self.instructions is not None:
+            raise InputError("instructions are for speech checkpoints only: this one takes an input alone")
+        return {"prompt": self.input}
+
+
+class Parameters(Fields, frozen=True, kw_only=True):
+    """The `parameters` of `POST /`: see `Inputs`."""
+
+    prompt: str | None = None
+    transcription: str | None = None
+
+
+class Inputs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of `POST /` and `POST /models/{model}`, Hugging Face's.
+
+    `inputs` is what is to be heard. For a speech checkpoint it is what is said, and `parameters.prompt` describes the
+    voice.
+    """
+
+    inputs: str
+    parameters: Parameters = Parameters()
+    options: dict[str, Any] | None = None
+
+    def generate(self, *, speaks: bool) -> Generate:
+        """The same as the body of `POST /v1/audio/generate`."""
+        own = {name: getattr(self.parameters, name) for name in self.parameters.__struct_fields__}
+        if speaks and own["transcription"] is None:
+            own |= {"prompt": own["prompt"] or SPEAKER, "transcription": self.inputs}
+        elif own["prompt"] is not None:
+            raise InputError("parameters.prompt is for speech checkpoints only: inputs is the prompt")
+        else:
+            own["prompt"] = self.inputs
+        return Generate(**own)
+
+
+def read_body(body: bytes, kind: type[T]) -> T:
     """The fields of a body. Raises InputError that says in one line what is wrong, and with which field."""
     try:
-        return msgspec.json.decode(body, type=Generate)
+        return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"the body is not right: {readable(str(error), 300)}") from error
 
@@ -85,14 +168,17 @@ def _one_of(name: str, value: Any, alias: str, other: Any) -> Any:
     return other if value is None else value
 
 
-def _check_limits(arguments: dict[str, Any], limits: Limits) -> None:
+def _check_limits(arguments: Mapping[str, Any], limits: Limits) -> None:
     for name in ("prompt", "negative_prompt", "transcription"):
         if len(arguments.get(name) or "") > LONGEST_TEXT:
             raise LimitError(f"{name} has more than {LONGEST_TEXT} characters")
     if not arguments["prompt"].strip():
         raise InputError("input is blank: say what is to be heard")
-    duration, steps = arguments["audio_length_in_s"], arguments.get("num_inference_steps")
-    if duration is not None and duration > limits.max_duration_s:
-        raise LimitError(f"audio_length is {duration:g} s, this service allows up to {limits.max_duration_s:g} s")
-    if steps is not None and steps > limits.max_steps:
-        raise LimitError(f"num_inference_steps is {steps}, this service allows up to {limits.max_steps}")
+    for name, field, most, unit in (
+        ("audio_length_in_s", "audio_length", limits.max_duration_s, " s"),
+        ("num_inference_steps", "num_inference_steps", limits.max_steps, ""),
+        ("num_waveforms_per_prompt", "num_waveforms_per_prompt", limits.max_waveforms, ""),
+    ):
+        value = arguments.get(name)
+        if value is not None and value > most:
+            raise LimitError(f"{field} is {value:g}{unit}, this service allows up to {most:g}{unit}")

@@ -1,4 +1,4 @@
-"""A bounded queue of calls, and the worker that runs them: those that agree run as one."""
+"""A bounded queue of calls, and the thread that hands them to the worker: those that agree run as one."""
 
 import logging
 import math
@@ -9,18 +9,20 @@ from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from runtime.arguments import StopDenoising
+from runtime.backends.device import Array
 from runtime.errors import AudioLDM2Error
-from runtime.joining import batch_key, join, split
+from runtime.joining import batch_key, join, rows_of, split
 from runtime.output import AudioOutput
-from runtime.pipeline import AudioLDM2Pipeline
 from runtime.request import Request
+from runtime.server.worker import Worker, WorkerDiedError
 from runtime.wording import one_line
 
 logger = logging.getLogger(__name__)
 
 FIRST_GUESS_S = 5.0  # of a call's time, for who is turned away before one was measured
 WEIGHT = 0.2  # of the newest call in the mean of their times
+PAUSE_S = 2.0  # before a worker that could not be started is tried again, if no call comes before
+MOST_DEATHS = 2  # of workers by one call: then it gets an error
 
 
 class QueueFullError(AudioLDM2Error):
@@ -42,20 +44,41 @@ class DeadlineError(AudioLDM2Error):
     """The call was not done in the time that it was given."""
 
 
+class Listener:
+    """What a caller wants to hear of a call before its result. Its methods are called by the service's thread."""
+
+    wants_audio = False
+
+    def step(self, completed: int) -> None:
+        """So many steps are done."""
+
+    def audio(self, part: Array) -> None:
+        """The next samples of each waveform, (rows, samples), if it wants them."""
+
+
 class Ticket:
     """A call that waits or runs. `result` ends in an AudioOutput or an error, or is cancelled with the ticket."""
 
-    def __init__(self, arguments: Mapping[str, Any], pipeline: AudioLDM2Pipeline, timeout_s: float | None) -> None:
-        self.request: Request = pipeline.check(**arguments, callback=self._step)
-        self.key: Hashable | None = batch_key(self.request)
+    def __init__(self, request: Request, timeout_s: float | None = None, listener: Listener | None = None) -> None:
+        self.request, self.listener = request, listener
+        self.key: Hashable | None = batch_key(request)
         self.result: Future[AudioOutput] = Future()
         self.arrived_s = time.monotonic()
         self.queued_s = 0.0  # how long it waited, once it runs
+        self.batch = 0  # how many calls ran as one with it, itself included
+        self.deaths = 0  # how many workers died while they ran it
+        self.heard = 0  # how many samples its listener has got
         self._timeout_s = timeout_s
         self._cancelled = False
 
+    @property
+    def steps(self) -> int:
+        """How many steps it has."""
+        plan = self.request.plan
+        return plan.num_inference_steps or len(plan.steps)
+
     def cancel(self) -> None:
-        """Nobody wants the result any more: a call that runs ends before its next step, if it runs alone."""
+        """Nobody wants the result any more."""
         self._cancelled = True
 
     @property
@@ -72,6 +95,11 @@ class Ticket:
         """What a caller is told whose time has passed."""
         return DeadlineError(f"the call was not done within {self._timeout_s:g} s")
 
+    def fail(self, error: Exception) -> None:
+        """Settle the result with this error, unless it is settled."""
+        if not self.is_over():
+            self.result.set_exception(error)
+
     def is_over(self) -> bool:
         """Whether it need not run, or run on: it was cancelled, or is late. Then its result is settled here."""
         if self._cancelled:
@@ -80,53 +108,58 @@ class Ticket:
             self.result.set_exception(self.deadline_error())
         return self.result.done()
 
-    def _step(self, *_: object) -> None:
-        if self._cancelled or self.late:
-            raise StopDenoising
-
 
 class Service:
-    """Takes calls from any thread and runs them in a thread of its own, the oldest first.
+    """Takes calls from any thread and has its worker run them, the oldest first.
 
     Up to `max_batch` calls that agree (see runtime.joining) run as one, each as if it ran alone. The oldest call always
     runs next; younger ones that fit to it come along, and it waits for them up to `batch_wait_s`. Up to `max_queue`
-    calls wait. The pipeline is the worker's own from `start` on.
+    calls wait. A worker that dies is replaced, and what it ran is tried once more, each call alone: one that kills
+    workers takes no other with it. The worker is the service's own.
     """
 
-    def __init__(
-        self, pipeline: AudioLDM2Pipeline, *, max_batch: int = 1, max_queue: int = 64, batch_wait_s: float = 0.0
-    ) -> None:
-        self._pipeline = pipeline
+    def __init__(self, worker: Worker, *, max_batch: int = 1, max_queue: int = 64, batch_wait_s: float = 0.0) -> None:
+        self._worker = worker
         self._max_batch, self._max_queue, self._batch_wait_s = max_batch, max_queue, batch_wait_s
         self._waiting: deque[Ticket] = deque()
         self._running: list[Ticket] = []
         self._changed = threading.Condition()  # guards all above and below; told at each change
-        self._ready, self._draining = False, False
+        self._batches = 0  # how many were begun: the number of the one that runs
+        self._warm, self._draining, self._closed = False, False, False
         self._mean_call_s: float | None = None
-        self._thread = threading.Thread(target=self._work, name="worker", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="service", daemon=True)
         self._warm_up: tuple[float | None, ...] = ()
+        self.deaths = 0  # how many workers ended without being told to
+        worker.on_death = self._wake
 
     @property
     def is_ready(self) -> bool:
         """Whether it is warm, and takes calls."""
-        return self._ready and not self._draining
+        return self._warm and not self._draining
 
     @property
     def waiting(self) -> int:
         """How many calls wait."""
         return len(self._waiting)
 
+    @property
+    def running(self) -> int:
+        """How many calls run, as one."""
+        return len(self._running)
+
     def start(self, warm_up: Sequence[float | None] = (None,)) -> None:
-        """Start the worker, which first loads and compiles what calls of these durations need; None: the default."""
+        """Start, and first load and compile what calls of these durations need; None: the default."""
         self._warm_up = tuple(warm_up)
         self._thread.start()
 
-    def submit(self, arguments: Mapping[str, Any], timeout_s: float | None = None) -> Ticket:
-        """Queue a call of the arguments of `AudioLDM2Pipeline.__call__`, but for `callback`.
+    def submit(
+        self, arguments: Mapping[str, Any], timeout_s: float | None = None, listener: Listener | None = None
+    ) -> Ticket:
+        """Queue a call of the arguments of `AudioLDM2Pipeline.__call__`, but for its callbacks.
 
-        Raises InputError for a wrong one, QueueFullError, or DrainingError.
+        Raises InputError for a wrong one or one that there is no memory for, QueueFullError, or DrainingError.
         """
-        ticket = Ticket(arguments, self._pipeline, timeout_s)
+        ticket = Ticket(self._worker.check(**arguments), timeout_s, listener)
         with self._changed:
             if self._draining:
                 raise DrainingError()
@@ -136,13 +169,21 @@ class Service:
             self._changed.notify_all()
         return ticket
 
+    def ahead_of(self, ticket: Ticket) -> int | None:
+        """How many calls wait before this one; None if it does not wait."""
+        with self._changed:
+            return self._waiting.index(ticket) if ticket in self._waiting else None
+
     def cancel(self, ticket: Ticket) -> None:
-        """Take a call out of the queue at once, or end it before its next step where it runs alone."""
+        """Take a call out of the queue at once, or end it before its next step where nobody else waits for it."""
         ticket.cancel()
         with self._changed:
             if ticket in self._waiting:
                 self._waiting.remove(ticket)
                 ticket.is_over()
+                self._changed.notify_all()
+            elif ticket in self._running and all(other.is_over() for other in self._running):
+                self._worker.stop(self._batches)
 
     def drain(self, seconds: float | None = None) -> bool:
         """Take nothing new from now on. Returns whether all calls were done in the time; 0 does not wait."""
@@ -152,39 +193,78 @@ class Service:
             return self._changed.wait_for(lambda: not self._waiting and not self._running, seconds)
 
     def close(self) -> None:
-        """End now: calls that wait get DrainingError, one that runs ends before its next step. Frees the engines."""
+        """End now, with DrainingError for all calls that wait or run. Ends the worker."""
         with self._changed:
-            self._draining = True
-            for ticket in self._waiting:
-                ticket.result.set_exception(DrainingError())
+            self._draining = self._closed = True
+            for ticket in (*self._waiting, *self._running):
+                ticket.fail(DrainingError())
             self._waiting.clear()
-            for ticket in self._running:
-                ticket.cancel()
             self._changed.notify_all()
+        self._worker.close()
         if self._thread.is_alive():
             self._thread.join()
-        self._pipeline.close()
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
     def _work(self) -> None:
-        try:
-            for duration in self._warm_up:
-                self._pipeline("warm-up", audio_length_in_s=duration, num_inference_steps=2)
-        except Exception as error:  # each call will say so too
-            logger.error("the warm-up failed: %s", one_line(error))
-        self._ready = True
-        while batch := self._next_batch():
-            start = time.monotonic()
-            for ticket in batch:
-                ticket.queued_s = start - ticket.arrived_s
-            self._run(batch)
-            self._note(time.monotonic() - start)
+        while not self._closed:
+            if not self._worker.alive or not self._warm:
+                self._start_worker()
+            if batch := self._next_batch():
+                start = time.monotonic()
+                for ticket in batch:
+                    ticket.queued_s, ticket.batch = start - ticket.arrived_s, len(batch)
+                self._run(batch)
+                self._note(time.monotonic() - start, len(batch))
+            elif self._draining:
+                return
+
+    def _start_worker(self) -> None:
+        """Have a warm worker. While there can be none, whoever calls is told why."""
+        self._warm = False
+        while not self._closed:
+            try:
+                if not self._worker.alive:
+                    self._worker.launch()
+                self._worker.opened()
+                self._warm_worker()
+            except Exception as error:
+                if self._closed:
+                    return
+                logger.error("the pipeline cannot be opened: %s", one_line(error))
+                with self._changed:
+                    for ticket in (*self._waiting, *self._running):
+                        ticket.fail(error)
+                    self._waiting.clear()
+                    self._changed.wait_for(lambda: self._waiting or self._draining, PAUSE_S)
+                    if self._draining:
+                        return
+            else:
+                self._warm = True
+                return
+
+    def _warm_worker(self) -> None:
+        """Raises WorkerDiedError. Any other error is for the calls to tell: not every one needs what was warmed."""
+        for duration in self._warm_up:
+            for rows in sorted({1, self._max_batch}):
+                try:
+                    self._worker.warm_up(duration, rows)
+                except WorkerDiedError:
+                    raise
+                except Exception as error:
+                    logger.error("the warm-up failed: %s", one_line(error))
 
     def _next_batch(self) -> list[Ticket]:
-        """Wait for the next calls to run as one; none when the service ends."""
+        """Wait for the next calls to run as one; none when the service ends, or its worker has."""
         with self._changed:
             while True:
-                self._changed.wait_for(lambda: self._waiting or self._draining)
-                self._drop_what_is_over()
+                self._changed.wait_for(lambda: self._waiting or self._draining or not self._worker.alive)
+                self._waiting = deque(ticket for ticket in self._waiting if not ticket.is_over())
+                if not self._worker.alive:
+                    self._died()
+                    return []
                 if not self._waiting:
                     if self._draining:
                         return []
@@ -197,6 +277,7 @@ class Service:
                     continue
                 self._waiting = deque(ticket for ticket in self._waiting if ticket not in batch)
                 self._running = batch
+                self._batches += 1
                 return batch
 
     def _fitting(self, oldest: Ticket) -> list[Ticket]:
@@ -204,39 +285,81 @@ class Service:
         others = (ticket for ticket in self._waiting if ticket is not oldest and ticket.key == oldest.key)
         return [oldest, *others][: self._max_batch] if oldest.key is not None else [oldest]
 
-    def _drop_what_is_over(self) -> None:
-        self._waiting = deque(ticket for ticket in self._waiting if not ticket.is_over())
-
     def _run(self, batch: list[Ticket]) -> None:
         """Settle every ticket. Where calls fail as one each is tried alone, so that only the one at fault is lost."""
-        requests = [ticket.request for ticket in batch]
+        batch = [ticket for ticket in batch if not ticket.is_over()]
+        if not batch:
+            return
         try:
-            if len(batch) == 1:
-                outputs = [self._pipeline.render(requests[0])]
-            else:
-                outputs = split(self._pipeline.render(join(requests)), requests)
+            outputs = self._render(batch)
+        except WorkerDiedError as error:
+            self._died()
+            for ticket in batch:
+                ticket.deaths += 1
+                if ticket.deaths == MOST_DEATHS:
+                    ticket.fail(error)
+            self._start_worker()
         except Exception as error:  # whatever a library raises: the service stays up
             if len(batch) == 1:
-                logger.debug("a call failed:", exc_info=error)
-                if not batch[0].is_over():
-                    batch[0].result.set_exception(error)
-                return
+                batch[0].fail(error)
         else:
             for ticket, output in zip(batch, outputs, strict=True):
                 if not ticket.is_over():
                     ticket.result.set_result(output)
-            return
-        for ticket in batch:  # here nothing holds the error any more, and with it the arrays of the call that failed
-            self._run([ticket])
+        for ticket in batch:
+            self._run([ticket])  # does nothing for one that is settled
 
-    def _note(self, seconds: float) -> None:
+    def _render(self, batch: list[Ticket]) -> list[AudioOutput]:
+        requests = [ticket.request for ticket in batch]
+        listeners = [ticket.listener for ticket in batch if ticket.listener is not None]
+        telling = _Telling(batch, self._worker, self._batches)
+        output = self._worker.render(
+            self._batches,
+            requests[0] if len(batch) == 1 else join(requests),
+            telling.step if listeners else None,
+            telling.audio if any(listener.wants_audio for listener in listeners) else None,
+        )
+        return [output] if len(batch) == 1 else split(output, requests)
+
+    def _died(self) -> None:
+        if not self._closed:
+            self._warm = False
+            self.deaths += 1
+            logger.error("the worker ended: it is started again")
+
+    def _note(self, seconds: float, calls: int) -> None:
         """A batch is done, in so much time."""
         with self._changed:
             self._running = []
-            mean = self._mean_call_s
-            self._mean_call_s = seconds if mean is None else (1 - WEIGHT) * mean + WEIGHT * seconds
+            mean, new = self._mean_call_s, seconds / calls
+            self._mean_call_s = new if mean is None else (1 - WEIGHT) * mean + WEIGHT * new
             self._changed.notify_all()
 
     def _retry_after_s(self) -> int:
-        """When a place is likely to be free: after the batch that runs."""
-        return max(1, math.ceil(self._mean_call_s or FIRST_GUESS_S))
+        """When what waits now is likely to be done."""
+        return max(1, math.ceil((self._mean_call_s or FIRST_GUESS_S) * len(self._waiting)))
+
+
+class _Telling:
+    """Passes on what the worker tells of a batch: to each call its own rows, and nothing twice."""
+
+    def __init__(self, batch: Sequence[Ticket], worker: Worker, number: int) -> None:
+        self._batch, self._worker, self._number = batch, worker, number
+        self._rows = rows_of([ticket.request for ticket in batch])
+        self._done = 0  # samples
+
+    def step(self, completed: int) -> None:
+        going = [ticket for ticket in self._batch if not ticket.is_over()]
+        for ticket in going:
+            if ticket.listener is not None:
+                ticket.listener.step(completed)
+        if not going:
+            self._worker.stop(self._number)
+
+    def audio(self, part: Array) -> None:
+        start, self._done = self._done, self._done + part.shape[1]
+        for ticket, (first, last) in zip(self._batch, self._rows, strict=True):
+            new = part[first:last, max(0, ticket.heard - start) : max(0, ticket.request.samples - start)]
+            if ticket.listener is not None and ticket.listener.wants_audio and new.shape[1] and not ticket.is_over():
+                ticket.heard += new.shape[1]
+                ticket.listener.audio(new)
