@@ -68,8 +68,8 @@ class Stream(Response):
         headers: Mapping[str, str],
     ) -> None:
         super().__init__(media_type=media_type, headers=headers)
-        if "content-length" not in headers:
-            del self.headers["content-length"]
+        if "Content-Length" not in headers:
+            del self.headers["Content-Length"]  # the one of an empty body, which it sets by itself
         self._parts, self._service, self._ticket = parts, service, ticket
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002

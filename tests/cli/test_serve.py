@@ -25,6 +25,7 @@ from tests.unit.helpers import ROOT
 SHORT: dict[str, Any] = {"num_inference_steps": 2, "audio_length": 0.64}
 LONG: dict[str, Any] = {"input": "rain", "num_inference_steps": 120, "audio_length": 2.56, "seed": 1}
 KEY = "a secret"
+SERVE = (sys.executable, "-m", "runtime.server.cli")
 
 
 class Server:
@@ -32,7 +33,7 @@ class Server:
 
     def __init__(self, folder: Path, *flags: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "runtime.server.cli", "--engines", str(folder), "--port", "0", *flags],
+            [*SERVE, "--engines", str(folder), "--port", "0", "--log-level", "warning", *flags],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
