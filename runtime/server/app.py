@@ -73,6 +73,8 @@ def _routes(handlers: Handlers) -> list[Route]:
         Route("/health", handlers.health),
         Route("/ready", handlers.ready),
         Route("/metrics", handlers.metrics),
+        Route("/openapi.json", handlers.openapi),
+        Route("/docs", handlers.docs),
         Route("/v1/models", handlers.models),
         Route("/v1/models/{model:path}", handlers.one_model),
         Route("/v1/audio/generate", handlers.generate, methods=["POST"]),

@@ -1,7 +1,7 @@
 """What the body of a request may hold, under the names of the services that existing clients talk to, and ours."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -25,6 +25,14 @@ Format = Literal["wav", "flac", "mp3", "opus", "pcm"]
 T = TypeVar("T", bound=msgspec.Struct)
 
 
+def says(description: str) -> msgspec.Meta:
+    """What the API's description tells of a field."""
+    return msgspec.Meta(description=description)
+
+
+SENT = says("audio: in chunks as it is made; sse: events with the progress; left out: as a whole")
+
+
 class LimitError(AudioLDM2Error):
     """A value is well formed, and more than this service allows."""
 
@@ -39,27 +47,27 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What all bodies may hold: how the sound is made, and how it is sent. Defaults are the pipeline's.
+    """What all bodies may hold: how the sound is made, and how it is sent. Defaults are the pipeline's."""
 
-    `audio_length_in_s` is another name of `audio_length`, in seconds. `timeout_s` is the time within which the result
-    is wanted. `stream_format` is how it comes: "audio" in chunks as it is made, "sse" as events with the progress; left
-    out, as a whole.
-    """
-
-    negative_prompt: str | None = None
-    audio_length: float | None = None
-    audio_length_in_s: float | None = None
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
-    guidance_interval: tuple[float, float] | None = None
-    feature_cache_interval: int | None = None
-    num_waveforms_per_prompt: int | None = None
-    scheduler: str | None = None
-    seed: int | None = None
-    response_format: Format = "wav"
-    stream_format: Literal["audio", "sse"] | None = None
-    model: str | None = None
-    timeout_s: float | None = None
+    negative_prompt: Annotated[str | None, says("what is not to be heard")] = None
+    audio_length: Annotated[float | None, says("seconds of sound; default: the checkpoint's")] = None
+    audio_length_in_s: Annotated[float | None, says("another name of audio_length")] = None
+    num_inference_steps: Annotated[int | None, says("denoising steps: fewer are faster and coarser")] = None
+    guidance_scale: Annotated[float | None, says("how strongly the prompt counts; up to 1: no guidance")] = None
+    guidance_interval: Annotated[
+        tuple[float, float] | None, says("shares of the steps between which there is guidance")
+    ] = None
+    feature_cache_interval: Annotated[int | None, says("the whole UNet runs at every so many steps")] = None
+    num_waveforms_per_prompt: Annotated[int | None, says("waveforms to make; the best comes first")] = None
+    scheduler: Annotated[str | None, says("class name of a scheduler: see GET /v1/models")] = None
+    seed: Annotated[int | None, says("from 0 to 2**64 - 1; drawn if left out, and told in X-Seed")] = None
+    response_format: Annotated[Format, says("pcm is 16 bits, little-endian, one channel")] = "wav"
+    stream_format: Annotated[
+        Literal["audio", "sse"] | None,
+        says("audio: in chunks as it is made; sse: events with progress; left out: as a whole"),
+    ] = None
+    model: Annotated[str | None, says("the name that GET /v1/models tells")] = None
+    timeout_s: Annotated[float | None, says("seconds within which the result is wanted")] = None
 
     def texts(self, speaks: bool) -> dict[str, str | None]:
         """The prompt, and what is to be spoken, as the arguments of a call."""
@@ -82,14 +90,11 @@ class Fields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Generate(Fields, frozen=True, kw_only=True):
-    """The body of `POST /v1/audio/generate`.
+    """The body of `POST /v1/audio/generate`."""
 
-    `prompt` is another name of `input`: what is to be heard. `transcription` is what a speech checkpoint says.
-    """
-
-    input: str | None = None
-    prompt: str | None = None
-    transcription: str | None = None
+    input: Annotated[str | None, says("what is to be heard")] = None
+    prompt: Annotated[str | None, says("another name of input")] = None
+    transcription: Annotated[str | None, says("what a speech checkpoint says")] = None
 
     def texts(self, speaks: bool) -> dict[str, str | None]:  # noqa: ARG002
         """`input` or `prompt`, and `transcription`."""
@@ -100,16 +105,12 @@ class Generate(Fields, frozen=True, kw_only=True):
 
 
 class Speech(Fields, frozen=True, kw_only=True):
-    """The body of `POST /v1/audio/speech`, OpenAI's.
+    """The body of `POST /v1/audio/speech`, OpenAI's."""
 
-    `input` is what is to be heard. For a speech checkpoint it is what is said, and `instructions` describes the voice.
-    `voice` has no meaning here. `speed` is 1.
-    """
-
-    input: str
-    voice: str | dict[str, str] | None = None
-    instructions: str | None = None
-    speed: float = 1.0
+    input: Annotated[str, says("what is to be heard; of a speech checkpoint, what is said")]
+    voice: Annotated[str | dict[str, str] | None, says("has no meaning here")] = None
+    instructions: Annotated[str | None, says("the voice of a speech checkpoint")] = None
+    speed: Annotated[float, says("1")] = 1.0
     response_format: Format = "mp3"
 
     def texts(self, speaks: bool) -> dict[str, str | None]:
@@ -126,20 +127,16 @@ class Speech(Fields, frozen=True, kw_only=True):
 class Parameters(Fields, frozen=True, kw_only=True):
     """The `parameters` of `POST /`: see `Inputs`."""
 
-    prompt: str | None = None
-    transcription: str | None = None
+    prompt: Annotated[str | None, says("the voice of a speech checkpoint")] = None
+    transcription: Annotated[str | None, says("what a speech checkpoint says, where inputs is the prompt")] = None
 
 
 class Inputs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The body of `POST /` and `POST /models/{model}`, Hugging Face's.
+    """The body of `POST /` and `POST /models/{model}`, Hugging Face's."""
 
-    `inputs` is what is to be heard. For a speech checkpoint it is what is said, and `parameters.prompt` describes the
-    voice.
-    """
-
-    inputs: str
+    inputs: Annotated[str, says("what is to be heard; of a speech checkpoint, what is said")]
     parameters: Parameters = Parameters()
-    options: dict[str, Any] | None = None
+    options: Annotated[dict[str, Any] | None, says("has no meaning here")] = None
 
     def generate(self, *, speaks: bool) -> Generate:
         """The same as the body of `POST /v1/audio/generate`."""

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import Receive
 
 from runtime.arguments import Arguments
@@ -30,12 +30,17 @@ from runtime.server.answers import (
 from runtime.server.fields import FORMATS, IN_CHUNKS, Fields, Generate, Inputs, Limits, Speech, read_body
 from runtime.server.jobs import Job, Jobs, NotDoneError
 from runtime.server.metrics import CONTENT_TYPE, Metrics
+from runtime.server.openapi import describe, page
 from runtime.server.requests import error_body, error_words
 from runtime.server.service import DrainingError, Service, Ticket
 from runtime.server.streams import Events, Stream, encoded, event, until_gone
 from runtime.wording import one_line, readable
 
 T = TypeVar("T")
+SAFE = {  # what a page without scripts may load
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+}
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,14 @@ class Handlers:
     async def metrics(self, _: Request) -> Response:
         """Figures for Prometheus."""
         return Response(self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def openapi(self, _: Request) -> Response:
+        """The API's description for programs."""
+        return JSONResponse(describe(bool(self._keys)))
+
+    async def docs(self, _: Request) -> Response:
+        """The same to read."""
+        return HTMLResponse(page(describe(bool(self._keys))), headers=SAFE)
 
     async def models(self, request: Request) -> Response:
         """The one model, in OpenAI's form."""
