@@ -81,7 +81,10 @@ def _run(options: argparse.Namespace, worker: Worker, keys: list[str], listener:
     import uvicorn  # after the worker was launched, which opens its pipeline meanwhile
 
     from runtime.server.app import create_app
+    from runtime.server.protocol import Protocol, allow_many_files, watch_over
 
+    allow_many_files()
+    watch_over(listener)
     log.set_up_log(options.log_format, options.log_level)
     worker.opened()
     service = Service(
@@ -102,6 +105,8 @@ def _run(options: argparse.Namespace, worker: Worker, keys: list[str], listener:
     )
     config = uvicorn.Config(
         app,
+        http=Protocol,
+        lifespan="on",
         log_config=None,
         log_level="warning",
         access_log=False,

@@ -37,6 +37,9 @@ from runtime.server.streams import Events, Stream, encoded, event, until_gone
 from runtime.wording import one_line, readable
 
 T = TypeVar("T")
+DEFAULTS = Arguments()
+BODY_S = 30.0  # for a body to come
+CLOSE = {"Connection": "close"}
 SAFE = {  # what a page without scripts may load
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -56,21 +59,38 @@ class Model:
         """Whether it is a speech checkpoint."""
         return self.manifest.speech is not None
 
+    @property
+    def default_duration_s(self) -> float:
+        """The length of a sound whose length is left out: no more than is allowed."""
+        audio = self.manifest.audio
+        own = audio.default_latent_height * audio.row_samples / audio.sample_rate_hz
+        return min(own, self.limits.max_duration_s)
+
+    @property
+    def default_steps(self) -> int:
+        """The same for steps."""
+        return min(DEFAULTS.num_inference_steps, self.limits.max_steps)
+
+    def arguments(self, fields: Fields) -> dict[str, Any]:
+        """What a body asks of a call of the pipeline. Raises InputError, or LimitError."""
+        own = {"audio_length_in_s": self.default_duration_s, "num_inference_steps": self.default_steps}
+        return own | fields.arguments(self.limits, speaks=self.speaks)
+
     def described(self) -> dict[str, Any]:
         """What `GET /v1/models` tells of it: OpenAI's fields, and what a client needs to know to ask."""
-        audio, limits, defaults = self.manifest.audio, self.limits, Arguments()
+        limits = self.limits
         return {
             "id": self.name,
             "object": "model",
             "created": 0,
             "owned_by": "local",
-            "sampling_rate": audio.sample_rate_hz,
-            "default_duration": audio.default_latent_height * audio.row_samples / audio.sample_rate_hz,
+            "sampling_rate": self.manifest.audio.sample_rate_hz,
+            "default_duration": self.default_duration_s,
             "max_duration": limits.max_duration_s,
-            "default_steps": min(defaults.num_inference_steps, limits.max_steps),
+            "default_steps": self.default_steps,
             "max_steps": limits.max_steps,
             "max_waveforms": limits.max_waveforms,
-            "default_guidance_scale": defaults.guidance_scale,
+            "default_guidance_scale": DEFAULTS.guidance_scale,
             "default_scheduler": self.manifest.scheduler["_class_name"],
             "schedulers": list(scheduler_names()),
             "speech": self.speaks,
@@ -161,7 +181,7 @@ class Handlers:
 
     async def _answer(self, request: Request, fields: Fields, *, several: bool) -> Response:
         self._check_model(fields.model)
-        arguments = fields.arguments(self._model.limits, speaks=self._model.speaks)
+        arguments = self._model.arguments(fields)
         if "respond-async" in request.headers.get("prefer", "").lower():
             job = await asyncio.to_thread(self._jobs.add, fields, arguments)
             headers = {"Location": f"/v1/jobs/{job.id}", "Preference-Applied": "respond-async"}
@@ -292,12 +312,16 @@ class Handlers:
         }
 
     async def _body(self, request: Request) -> bytes:
-        """The body; one that is too large is refused as soon as that is known."""
+        """The body; one that is too large, or comes too slowly, is refused as soon as that is known."""
         body, most = bytearray(), self._model.limits.max_body_bytes
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > most:
-                raise HTTPException(413, f"the body has more than {most} bytes")
+        try:
+            async with asyncio.timeout(BODY_S):
+                async for chunk in request.stream():
+                    body += chunk
+                    if len(body) > most:
+                        raise HTTPException(413, f"the body has more than {most} bytes")
+        except TimeoutError as error:
+            raise HTTPException(408, f"the body did not come within {BODY_S:g} s", CLOSE) from error
         return bytes(body)
 
     def _check_model(self, name: str | None) -> None:

@@ -30,6 +30,7 @@ REFUSALS = {
     401: "a key is needed",
     403: "a page of another site asked",
     404: "no such model or job",
+    408: "the body came too slowly",
     409: "the job has no result yet",
     413: "the body is too large",
     429: "as many calls wait as may: see Retry-After",
@@ -37,7 +38,7 @@ REFUSALS = {
     503: "the service is shutting down",
     504: "not done within timeout_s",
 }
-OF_A_CALL = (400, 401, 403, 404, 413, 429, 500, 503, 504)
+OF_A_CALL = (400, 401, 403, 404, 408, 413, 429, 500, 503, 504)
 JOB = [{"name": "job", "in": "path", "required": True, "schema": {"type": "string"}}]
 MODEL = [{"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}]
 ASYNC = [
@@ -45,7 +46,7 @@ ASYNC = [
         "name": "Prefer",
         "in": "header",
         "description": "respond-async: answer 202 with a job at once",
-        "schema": {"type": "string", "enum": ["respond-async"]},
+        "schema": {"type": "string"},
     }
 ]
 
@@ -54,7 +55,7 @@ def describe(keys: bool) -> dict[str, Any]:
     """The API in OpenAPI 3.1. `keys` says whether it needs one."""
     _, schemas = msgspec.json.schema_components((Generate, Speech, Inputs), ref_template="#/components/schemas/{name}")
     sound = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in sorted(set(FORMATS.values()))}
-    whole = {**sound, "text/event-stream": {"schema": {"type": "string"}}}
+    whole = {**sound, "text/event-stream": {}}
     several = {**whole, **_json({"type": "object"}), "application/zip": {"schema": {"type": "string"}}}
     described: dict[str, Any] = {
         "openapi": "3.1.0",

@@ -10,6 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runtime.errors import InputError
@@ -33,7 +34,14 @@ ERRORS = {  # by the class of an error: status, and OpenAI's names for what is w
     DrainingError: (503, "server_error", "shutting_down"),
     DeadlineError: (504, "server_error", "deadline_passed"),
 }
-CODES = {401: "invalid_api_key", 403: "cross_site", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+CODES = {
+    401: "invalid_api_key",
+    403: "cross_site",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "body_too_slow",
+    413: "body_too_large",
+}
 OWN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")  # what is taken of a client as the id of its request
 
 
@@ -81,11 +89,14 @@ def client_gone(_: Request, __: Exception) -> Response:
     return Response(status_code=CLIENT_GONE)
 
 
-def http_refusal(_: Request, error: Exception) -> Response:
+def http_refusal(request: Request, error: Exception) -> Response:
     """An error of the web framework, or one in its form."""
     assert isinstance(error, HTTPException)
-    code = CODES.get(error.status_code)
-    return _refusal(error.status_code, error.detail, "invalid_request_error", code, error.headers)
+    code, headers = CODES.get(error.status_code), error.headers
+    if error.status_code == 405:  # what a path takes may be told by several routes
+        routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+        headers = {"Allow": ", ".join(sorted(set().union(*(route.methods for route in routes))))}
+    return _refusal(error.status_code, error.detail, "invalid_request_error", code, headers)
 
 
 def own_refusal(request: Request, error: Exception) -> Response:
