@@ -4,6 +4,7 @@ import { fold, seconds, soundCard } from "./sound.js";
 
 const KEY = "trt-audioldm2-key"; // in the tab's own storage
 const FAST = { steps: 20, scheduler: "DPMSolverMultistepScheduler" };
+const CUT = "The connection ended before the sound was done.";
 const EXAMPLES = ["A church bell", "Rain on a tin roof", "A music box", "Footsteps on gravel", "A siren passes", "A ticking clock"];
 const VOICES = ["A female reporter is speaking", "A man speaks slowly", "A child is speaking"];
 
@@ -34,7 +35,9 @@ async function* events(answer) {
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   for (;;) {
-    const { done, value } = await reader.read();
+    const { done, value } = await reader.read().catch((error) => {
+      throw error.name === "AbortError" ? error : new Error(CUT);
+    });
     if (done) return;
     const parts = (text + value).split("\n\n");
     text = parts.pop();
@@ -113,7 +116,7 @@ async function follow(answer) {
       progress(event, first);
     }
   }
-  throw new Error("The connection ended before the sound was done.");
+  throw new Error(CUT);
 }
 
 async function keep(fields, seed, { data: [sound], duration, sampling_rate: rate, timings }) {

@@ -110,10 +110,9 @@ function axes(card, { duration, rate }) {
     return element;
   };
   const count = Math.floor(duration / step + 1e-6);
-  const times = Array.from({ length: count + 1 }, (_, i) => label(Number((i * step).toFixed(1)), "left", (i * step) / duration));
-  const unit = label("s", "left", 1);
-  if ((count * step) / duration < 0.95) times.push(unit);
-  else times.at(-1).textContent += " s";
+  const moments = Array.from({ length: count + 1 }, (_, i) => i * step);
+  const times = moments.map((moment) => label(Number(moment.toFixed(1)), "left", moment / duration));
+  times.at(-1).textContent += " s";
   card.querySelector(".seconds").replaceChildren(...times);
   const tones = TICKS_HZ.filter((hz) => hz <= rate / 2).map((hz) => label(hz / 1000, "bottom", heightOf(hz, rate)));
   tones.at(-1).textContent += " kHz";
