@@ -256,9 +256,23 @@ def test_a_service_that_goes_away(page: Page, bundle: Callable[[str], Path]) -> 
         mortal.until(lambda: mortal["wrong"].text == "The service cannot be reached: is it running?")
 
 
+def test_a_model_that_speaks(page: Page, bundle: Callable[[str], Path]) -> None:
+    assert not page["speech"].is_displayed()
+    with serving(bundle("letters")) as server:
+        speaking = Page(page.browser, f"http://127.0.0.1:{server.port}/")
+        speaking.open(key="")
+        speaking.fill(prompt="A woman speaks", **SHORT)
+        speaking.make_by_keys()
+        speaking.until(lambda: "transcription is missing" in speaking["wrong"].text)
+        speaking.press("good day")  # the field has the focus
+        speaking.make_by_keys()
+        assert '"transcription": "good day"' in speaking.made().find_element(By.TAG_NAME, "code").text
+
+
 def test_a_key_is_asked_for_and_kept_for_the_tab(page: Page) -> None:
     page.open(key=None)
     page.until(lambda: page["door"].is_displayed())
+    assert not page["ask"].is_displayed()
     page.press("no", Keys.ENTER)
     page.until(lambda: page["refused"].text == "This key is not taken.")
     page.fill(key="schlüssel")
