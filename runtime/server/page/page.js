@@ -5,7 +5,14 @@ import { fold, seconds, soundCard } from "./sound.js";
 const KEY = "trt-audioldm2-key"; // in the tab's own storage
 const FAST = { steps: 20, scheduler: "DPMSolverMultistepScheduler" };
 const CUT = "The connection ended before the sound was done.";
-const EXAMPLES = ["A church bell", "Rain on a tin roof", "A music box", "Footsteps on gravel", "A siren passes", "A ticking clock"];
+const EXAMPLES = [
+  "A church bell",
+  "Rain on a tin roof",
+  "A music box",
+  "Footsteps on gravel",
+  "A siren passes",
+  "A ticking clock",
+];
 const VOICES = ["A female reporter is speaking", "A man speaks slowly", "A child is speaking"];
 
 const $ = (id) => document.getElementById(id);
@@ -173,7 +180,8 @@ function progress({ step, steps }, first) {
   bar.max = steps;
   bar.value = step;
   $("status").textContent = step < steps ? `Step ${step} of ${steps}` : "Turning it into sound";
-  $("left").textContent = left && step < steps ? `${left < 1 ? "less than 1 s" : `about ${seconds(Math.ceil(left))}`} left` : "";
+  const words = left < 1 ? "less than 1 s left" : `about ${seconds(Math.ceil(left))} left`;
+  $("left").textContent = past && step < steps ? words : "";
   document.title = `${Math.floor((100 * step) / steps)} % · Text to audio`;
   const quarter = Math.floor((4 * step) / steps);
   if (quarter > Math.floor((4 * (step - 1)) / steps)) $("said").textContent = `${25 * quarter} % of the steps are done`;
