@@ -16,6 +16,7 @@ from runtime.errors import AudioLDM2Error
 from runtime.server.fields import Limits
 from runtime.server.handlers import Handlers, Model
 from runtime.server.metrics import Metrics
+from runtime.server.page import routes as page_routes
 from runtime.server.requests import Requests, client_gone, http_refusal, own_refusal
 from runtime.server.service import Service
 
@@ -70,6 +71,7 @@ def create_app(
 
 def _routes(handlers: Handlers) -> list[Route]:
     return [
+        *page_routes(),
         Route("/health", handlers.health),
         Route("/ready", handlers.ready),
         Route("/metrics", handlers.metrics),

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +26,8 @@ def test_runs_from_a_wheel_without_torch(bundle: Callable[[str], Path], tmp_path
     run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", wheels, ROOT)
     (wheel,) = wheels.glob("trt_audioldm2-*.whl")
     assert wheel.stat().st_size < 500_000, "the demo's weights are for the export stage alone"
+    page = {path.name for path in (ROOT / "runtime/server/page").iterdir()}
+    assert {Path(name).name for name in zipfile.ZipFile(wheel).namelist() if "server/page/" in name} == page
     run(sys.executable, "-m", "venv", environment)
     python = environment / "bin" / "python"
     constraints = ROOT / "constraints.txt"
