@@ -51,7 +51,8 @@ class OpenEngines(Mapping[str, Engine]):
         backend: str | None = None,
         one_at_a_time: bool = False,
     ) -> None:
-        self._bundle, self._device, self._backend = bundle, device or HostDevice(), backend
+        self._bundle, self._device = bundle, device or HostDevice()
+        self.backend = backend  # what runs graphs; None: as each engine says
         self._one_at_a_time = one_at_a_time
         self._open: dict[str, Engine] = {}
         self._around: dict[str, Around] = {}
@@ -122,7 +123,7 @@ class OpenEngines(Mapping[str, Engine]):
             engine.close()
 
     def _load(self, name: str) -> Engine:
-        return self._bundle.open(name, self._device, self._backend)
+        return self._bundle.open(name, self._device, self.backend)
 
     def _keep(self, loaded: Mapping[str, Engine]) -> None:
         self._open |= loaded

@@ -62,10 +62,10 @@ class _Child:
         pickle.dump((kind, value), self._out)
         self._out.flush()
 
-    def _open(self, folder: str, options: dict[str, Any]) -> int | None:
+    def _open(self, folder: str, options: dict[str, Any]) -> tuple[int | None, str | None]:
         bundle = Bundle.read(folder)
         self._pipeline = AudioLDM2Pipeline(bundle, **options)
-        return self._pipeline.engines.free_bytes()
+        return self._pipeline.engines.free_bytes(), self._pipeline.engines.backend
 
     def warm_up(self, duration_s: float | None, rows: int) -> int | None:
         self._pipeline.warm_up(duration_s, rows=rows)

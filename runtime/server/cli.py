@@ -23,6 +23,7 @@ from runtime.wording import last_words, one_line
 
 KEYS_VARIABLE = "TRT_AUDIOLDM2_API_KEY"
 PACKAGES = ("starlette", "uvicorn", "prometheus_client")  # what the extra `serve` brings
+MAX_BATCH = 4  # for OpenVINO 1: it compiles for each number of rows and each length, and keeps two programs
 LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -44,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--port", type=whole, default=8000, help="0 takes a free one (default: %(default)s)")
     add_machine(add)
     add("--warm-up", type=numbers, metavar="SECONDS[,...]", help="durations to be ready for (default: the model's)")
-    add("--max-batch", type=whole, default=1, metavar="N", help="calls that run as one (default: %(default)s)")
+    add("--max-batch", type=whole, metavar="N", help=f"calls that run as one (default: {MAX_BATCH}, of openvino 1)")
     add("--batch-wait-ms", type=number, default=0.0, metavar="MS", help="for more calls to come (default: %(default)s)")
     add("--max-queue", type=whole, default=64, metavar="N", help="calls that wait (default: %(default)s)")
     of_one = "of one call (default: %(default)s)"
@@ -89,7 +90,7 @@ def _run(options: argparse.Namespace, worker: Worker, keys: list[str], listener:
     worker.opened()
     service = Service(
         worker,
-        max_batch=options.max_batch,
+        max_batch=options.max_batch or (1 if worker.backend == "openvino" else MAX_BATCH),
         max_queue=options.max_queue,
         batch_wait_s=options.batch_wait_ms / 1000,
     )

@@ -45,6 +45,7 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._sending = threading.Lock()
         self._free_bytes: int | None = None
+        self.backend: str | None = None  # what runs graphs, once it is open; None: as each engine says
         self._is_open = False
         self.on_death: Callable[[], None] = lambda: None  # is called when a process has ended, by a thread of its own
 
@@ -69,7 +70,11 @@ class Worker:
     def opened(self) -> None:
         """Wait until the process has opened the bundle. Raises what opening it raised, or WorkerDiedError."""
         if not self._is_open:
-            self._free_bytes = self._answer()
+            try:
+                self._free_bytes, self.backend = self._answer()
+            except BaseException:
+                self.close()  # a process without a pipeline is of no use
+                raise
             self._is_open = True
 
     def warm_up(self, duration_s: float | None, rows: int) -> None:

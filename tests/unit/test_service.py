@@ -34,7 +34,7 @@ class Worker:
 
     def opened(self) -> None:
         if self.cannot_open is not None:
-            self.alive = False
+            self.alive = False  # as the real one, which ends its process then
             raise self.cannot_open
 
     def warm_up(self, duration_s: float | None, rows: int) -> None:
