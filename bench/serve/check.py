@@ -25,13 +25,14 @@ def check(options: argparse.Namespace) -> None:
         raise InputError("--checkpoint is missing: the rival's weights, a folder or demo (or --without rival)")
     if rival and not (checkpoint_folder(options.checkpoint) / "model_index.json").is_file():
         raise InputError(f"{options.checkpoint} is no checkpoint in diffusers' layout: it has no model_index.json")
-    needed = {"bench": ("aiohttp", *(["fastapi"] if rival else []))}
+    needed = {"aiohttp": "bench"}  # which extra brings it
     if not options.url:
-        needed["serve"] = ("starlette", "uvicorn")
+        needed.update(starlette="serve", uvicorn="serve")
     if rival:
-        needed["export"] = ("torch", "diffusers", "transformers")
-    missing = [extra for extra, modules in needed.items() if any(find_spec(module) is None for module in modules)]
+        needed.update(fastapi="bench", torch="export", diffusers="export", transformers="export")
+    missing = [module for module in needed if find_spec(module) is None]
     if missing:
-        raise MissingDependencyError(f"this benchmark is not installed: {install_command(*missing)}")
+        extras = dict.fromkeys(needed[module] for module in missing)
+        raise MissingDependencyError(f"{', '.join(missing)} not installed: {install_command(*extras)}")
     if options.plot:
         check_plot()

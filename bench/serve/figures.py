@@ -27,9 +27,9 @@ COLUMNS = {  # heading: where in a row, factor, format
     "others": (("others_share",), 1, ".0%"),
 }
 LEGEND = """\
-Latency counts from the planned arrival; a request that brought no sound is infinitely late. late: the most that one was
-sent after its time; load, cpu: processor time a request of this program and of the server; others: share of all cores
-that other work used"""
+Latency counts from the planned arrival; a request that brought no sound is infinitely late, and the p99 of fewer than
+100 is the longest. late: the most that one was sent after its time; load, cpu: processor time a request of this program
+and of the server; others: share of all cores that other work used"""
 
 
 def percentiles(seconds: Iterable[float]) -> dict[str, float | None] | None:
@@ -96,7 +96,7 @@ def table(rows: Sequence[Row]) -> str:
 
 def load_name(row: Row) -> str:
     """The load of a row, in words."""
-    return f"{row['offered']:.3g} req/s" if row["load"] == "open" else f"{row['offered']} clients"
+    return f"{row['offered']:.3g} req/s" if row["load"] == "open" else f"{row['offered']} back to back"
 
 
 def _figure(row: Row, keys: tuple[str, ...], factor: float, form: str) -> str:
@@ -111,7 +111,7 @@ def comparison(found: dict[str, Row]) -> str:
     lines = []
     for name, row in found.items():
         shares = (f"{share} {', '.join(f'{value:.2f}' for value in row[share].values())}" for share in ("p50", "p99"))
-        more = f"{row['saturation']:.2f} of the rival's throughput; " if row["saturation"] else ""
+        more = f"{row['saturation']:.2f} times the rival's throughput; " if row["saturation"] else ""
         lines.append(f"{name}: {more}of its latency at the same rates: {'; '.join(shares)}")
     return "\n".join(lines)
 
@@ -134,6 +134,7 @@ def plot_loads(rows: Sequence[Row], path: Path, title: str) -> None:
     late.set_title("latency: p50 dashed, p99 solid", loc="left")
     late.set_ylabel("seconds from the planned arrival")
     late.set_yscale("log")
+    late.yaxis.set_major_formatter("{x:g}")
     much.set_title("served; dotted: at saturation, closed loop", loc="left")
     much.set_ylabel("requests a second")
     much.set_ylim(bottom=0)
