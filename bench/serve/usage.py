@@ -25,10 +25,19 @@ class Usage:
         return {**found, "server_cpu_s": server_s / requests, "others_share": max(0.0, others)}
 
     def _server(self) -> float | None:
-        """Processor time of the server's process so far; None of one that the user started."""
-        stat = _read(f"/proc/{self._pid}/stat") if self._pid is not None else ""
-        ticks = stat.rpartition(")")[2].split()[11:13]  # utime and stime: see proc(5)
-        return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK") if ticks else None
+        """Processor time of the server's processes so far; None of one that the user started."""
+        return None if self._pid is None else _tree(str(self._pid))
+
+
+def _tree(pid: str) -> float | None:
+    """Processor time of a process and of all that it started; None where it cannot be told."""
+    ticks = (
+        _read(f"/proc/{pid}/stat").rpartition(")")[2].split()[11:15]
+    )  # its own, and of those that ended: see proc(5)
+    if not ticks:
+        return None
+    started = [child for task in Path(f"/proc/{pid}/task").glob("*/children") for child in _read(task).split()]
+    return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK") + sum(_tree(child) or 0.0 for child in started)
 
 
 def _machine() -> float | None:
@@ -37,7 +46,7 @@ def _machine() -> float | None:
     return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK") if len(ticks) == 8 else None
 
 
-def _read(path: str) -> str:
+def _read(path: str | Path) -> str:
     try:
         return Path(path).read_text()
     except OSError:

@@ -9,7 +9,7 @@ import pytest
 
 from bench.__main__ import main
 from bench.serve.subjects import RIVAL, THEIRS
-from tests.cli.test_serve import KEY, serving
+from tests.cli.serving import KEY, serving
 
 SMALL = ["--mix", "0.64x2:2,0.64x3", "--seconds", "2", "--clients", "2"]
 

@@ -5,6 +5,8 @@ import asyncio
 import io
 import itertools
 import math
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
@@ -22,6 +24,7 @@ from bench.serve.figures import Row, against, comparison, load_name, percentiles
 from bench.serve.load import Answer, Client, closed_loop, open_loop, queue_seconds, wav_seconds
 from bench.serve.plan import ENDPOINT, Planned, Shape, arrivals, mix, open_plan, requests
 from bench.serve.subjects import Subject, ours
+from bench.serve.usage import Usage
 from runtime.errors import MissingDependencyError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -224,3 +227,24 @@ def test_a_server_that_ends_says_why(tmp_path: Path) -> None:
         subject.start(tmp_path / "log")
     assert ours(tmp_path, ["--max-batch", "x"]).batch == 1
     Subject("a stranger").stop()
+
+
+def test_a_server_is_all_of_its_processes() -> None:
+    """Its pipeline may run in a process that it started, from whatever thread."""
+    work = "import time\nwhile time.process_time() < 0.4: pass\nprint(1, flush=True); input()"
+    code = f"import subprocess, sys, threading; run = lambda: subprocess.run([sys.executable, '-c', {work!r}]); "
+    code += "thread = threading.Thread(target=run); thread.start(); thread.join()"
+    pipe = subprocess.PIPE
+    subject = Subject(
+        "parent", process=subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True)
+    )
+    try:
+        usage = Usage(subject)
+        assert subject.process is not None
+        assert subject.process.stdout is not None
+        subject.process.stdout.readline()
+        found = usage.since(1.0, 2)
+        assert found["server_cpu_s"] is not None
+        assert 0.15 < found["server_cpu_s"] < 1.0
+    finally:
+        subject.stop()
