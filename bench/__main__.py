@@ -1,14 +1,16 @@
 """`python -m bench NAME`: run a benchmark, print its table, end in one JSON line."""
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench.processes import ProcessError
 from bench.report import write_result
 from runtime.errors import AudioLDM2Error, InputError
-from runtime.flags import Parser
+from runtime.flags import Parser, number
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -17,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         result = options.run(options)
         print(write_result(options.out, options.name, result, getattr(options, "json", None)))
-    except (AudioLDM2Error, OSError) as error:
+    except (AudioLDM2Error, ProcessError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return int(result.get("failed", False))
@@ -26,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(
-        required=True, metavar="step | kvcache | memory | gpu | latency | quality", dest="name"
+        required=True, metavar="step | kvcache | memory | gpu | latency | quality | serve", dest="name"
     )
     step = commands.add_parser("step", help="one guided UNet step at base size, against eager diffusers FP32")
     step.add_argument("--runs", type=int, default=15, help="timed runs of each (default: %(default)s)")
@@ -48,7 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_latency_options(latency)
     quality = commands.add_parser("quality", help="how many generated sounds are recognised as what was asked for")
     _add_quality_options(quality)
-    for command in (step, cache, memory, on_gpu, latency, quality):
+    serve = commands.add_parser("serve", help="load on the service, against diffusers behind FastAPI")
+    _add_serve_options(serve)
+    for command in (step, cache, memory, on_gpu, latency, quality, serve):
         command.add_argument("--out", type=Path, default=Path("bench/results"), help="folder for the JSON")
     return parser
 
@@ -109,6 +113,31 @@ def _add_quality_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_quality)
 
 
+def _add_serve_options(parser: argparse.ArgumentParser) -> None:
+    from bench.serve.plan import mix
+
+    add = parser.add_argument
+    add("--engines", type=Path, metavar="FOLDER", help="the bundle to serve")
+    add("--checkpoint", metavar="FOLDER", help="of the same weights in diffusers' layout, or demo: for the rival")
+    flags = "of trt-audioldm2-serve, as --serve-flags='--max-batch 4'; each time that it is given is one more server"
+    add("--serve-flags", action="append", default=[], metavar="FLAGS", help=flags)
+    left_out = "leave out ours with --max-batch 1 (plain), diffusers behind FastAPI (rival)"
+    add("--without", choices=["plain", "rival"], nargs="+", default=[], help=left_out)
+    add("--url", help="measure a server that runs, and start none")
+    add("--api-key", metavar="KEY", help="of the server at --url")
+    kinds = "SECONDSxSTEPS[:WEIGHT], several with commas between them (default: %(default)s)"
+    add("--mix", type=mix, default="2.56x10:2,2.56x20:1,5.12x10:1", help=kinds)
+    saturation = "requests a second (default: 0.25,0.5,0.75,0.9 of what the first server can at most)"
+    add("--rates", type=_rates, metavar="RATE[,...]", help=saturation)
+    add("--clients", type=_counts, default="1,2,4,8", metavar="N[,...]", help="back to back (default: %(default)s)")
+    add("--seconds", type=_positive, default=20.0, help="of each load (default: %(default)s)")
+    add("--seed", type=_at_least(0), default=0, help="of what is asked and when (default: %(default)s)")
+    add("--overhead", action="store_true", help="instead: what a request costs beside a bare call, of the first kind")
+    add("--plot", type=Path, metavar="FILE", help="a picture of latency and throughput, as PNG")
+    add("--json", type=Path, metavar="FILE", help="where to write the JSON (default: a new file in --out)")
+    parser.set_defaults(run=_serve)
+
+
 def _at_least(least: int) -> Callable[[str], int]:
     def number(text: str) -> int:
         if (value := int(text)) < least:
@@ -116,6 +145,20 @@ def _at_least(least: int) -> Callable[[str], int]:
         return value
 
     return number
+
+
+def _positive(text: str) -> float:
+    if not 0 < (value := number(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"has to be above 0, got '{text}'")
+    return value
+
+
+def _rates(text: str) -> list[float]:
+    return [_positive(part) for part in text.split(",")]
+
+
+def _counts(text: str) -> list[int]:
+    return [_at_least(1)(part) for part in text.split(",")]
 
 
 def _step(options: argparse.Namespace) -> dict[str, Any]:
@@ -156,6 +199,15 @@ def _quality(options: argparse.Namespace) -> dict[str, Any]:
     from bench import quality
 
     return quality.run(options)
+
+
+def _serve(options: argparse.Namespace) -> dict[str, Any]:
+    from bench.serve.check import check
+
+    check(options)
+    from bench.serve import contest  # needs what was just checked
+
+    return contest.run(options)
 
 
 if __name__ == "__main__":
