@@ -183,7 +183,9 @@ class Handlers:
         self._check_model(fields.model)
         arguments = self._model.arguments(fields)
         if "respond-async" in request.headers.get("prefer", "").lower():
-            job = await asyncio.to_thread(self._jobs.add, fields, arguments)
+            job = Job(fields)
+            job.watch(await asyncio.to_thread(self._service.submit, arguments, fields.timeout_s, job))
+            self._jobs.add(job)
             headers = {"Location": f"/v1/jobs/{job.id}", "Preference-Applied": "respond-async"}
             return JSONResponse(self._state(job), 202, headers)
         if fields.stream_format is not None:

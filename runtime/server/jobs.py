@@ -2,7 +2,6 @@
 
 import secrets
 import time
-from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
 
@@ -54,7 +53,7 @@ class Job(Listener):
 
 
 class Jobs:
-    """The jobs of one service, used by one thread.
+    """The jobs of one service, all used by one thread.
 
     One that is done is kept for `kept_s`, or until there is no room for newer ones in `most_bytes` of waveforms. How
     many there are that are not done is bounded by the service's queue.
@@ -64,13 +63,10 @@ class Jobs:
         self._service, self._kept_s, self._most_bytes = service, kept_s, most_bytes
         self._jobs: dict[str, Job] = {}  # in the order of their coming
 
-    def add(self, fields: Fields, arguments: Mapping[str, Any]) -> Job:
-        """Begin a job. Raises what `Service.submit` raises."""
+    def add(self, job: Job) -> None:
+        """Keep a job whose call was submitted."""
         self._forget()
-        job = Job(fields)
-        job.watch(self._service.submit(arguments, fields.timeout_s, job))
         self._jobs[job.id] = job
-        return job
 
     def find(self, job_id: str) -> Job:
         """The job of this id. Raises NoSuchJobError."""

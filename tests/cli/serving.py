@@ -91,3 +91,9 @@ def same(found: np.ndarray, expected: np.ndarray) -> bool:
 
 def samples(body: bytes) -> np.ndarray:
     return soundfile.read(io.BytesIO(body), dtype="int16")[0].astype(np.int64)
+
+
+def worker_of(server: Server) -> int:
+    """The process id of the service's worker."""
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(server.process.pid)], capture_output=True, text=True)
+    return int(found.stdout.split()[0])

@@ -1,14 +1,17 @@
 """The service as a program: real requests over the loopback to a small random checkpoint."""
 
+import http.client
 import io
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ import pytest
 import soundfile
 
 from runtime import AudioLDM2Pipeline
-from tests.cli.serving import KEY, Server, alone, same, samples, serving
+from tests.cli.serving import KEY, Server, alone, same, samples, serving, worker_of
 from tests.unit.helpers import ROOT
 
 LONG: dict[str, Any] = {"input": "rain", "num_inference_steps": 120, "audio_length": 2.56, "seed": 1}
@@ -203,6 +206,23 @@ def test_sigterm_finishes_what_was_begun(bundle: Callable[[str], Path]) -> None:
         status, _, body = begun.result()
         assert (status, stopped) == (200, (0, "")), body
         assert len(samples(body)) == round(2.56 * 16_000)
+
+
+def test_a_second_signal_ends_it_at_once(bundle: Callable[[str], Path]) -> None:
+    with serving(bundle("plain")) as server, ThreadPoolExecutor(1) as pool:
+        begun = pool.submit(server.generate, **{**LONG, "audio_length": 20, "num_inference_steps": 200})
+        time.sleep(0.5)
+        worker = worker_of(server)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        assert server.process.poll() is None  # it drains
+        start = time.monotonic()
+        server.stop()
+        assert time.monotonic() - start < 2
+        with suppress(ConnectionError, http.client.HTTPException):
+            assert begun.result()[0] == 503
+        time.sleep(0.2)
+        assert not Path(f"/proc/{worker}").exists()
 
 
 def test_when_time_to_drain_is_over_it_ends(bundle: Callable[[str], Path]) -> None:

@@ -22,8 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runtime.server.fields import Generate, Inputs, Parameters, Speech
-from tests.cli.serving import SHORT, Server, same, samples, serving
-from tests.cli.test_serve_clients import worker_of
+from tests.cli.serving import SHORT, Server, same, samples, serving, worker_of
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import io
 import json
 import os
 import signal
-import subprocess
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ import pytest
 from huggingface_hub import InferenceClient
 
 from runtime import AudioLDM2Pipeline
-from tests.cli.serving import KEY, SHORT, Server, alone, same, samples, serving
+from tests.cli.serving import KEY, SHORT, Server, alone, same, samples, serving, worker_of
 
 EXTRA: dict[str, Any] = {"num_inference_steps": 2, "audio_length": 0.64}
 
@@ -195,12 +194,6 @@ def test_a_job(server: Server, pipe: AudioLDM2Pipeline) -> None:
     state = json.loads(server.ask("GET", f"/v1/jobs/{late['id']}")[2])
     assert (state["state"], state["error"]["code"]) == ("failed", "deadline_passed")
     assert server.ask("GET", f"/v1/jobs/{job['id']}", headers={"Authorization": ""})[0] == 401
-
-
-def worker_of(server: Server) -> int:
-    """The process id of the service's worker."""
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(server.process.pid)], capture_output=True, text=True)
-    return int(found.stdout.split()[0])
 
 
 def test_a_worker_that_is_killed_is_replaced_and_its_call_runs_again(server: Server, pipe: AudioLDM2Pipeline) -> None:
