@@ -29,15 +29,22 @@ def create_app(
     limits: Limits | None = None,
     api_keys: Sequence[str] = (),
     cors_origins: Sequence[str] = (),
+    jobs: bool = True,
 ) -> Starlette:
     """The application over a service, whose bundle has this manifest. It ends the service when it ends itself.
 
     `model` is the name that it tells and takes. With `api_keys`, whatever costs work needs one of them. Pages of
-    `cors_origins` may use it from a browser, "*" for all; others may not.
+    `cors_origins` may use it from a browser, "*" for all; others may not. Without `jobs` it refuses
+    `Prefer: respond-async`: the client's next request may come to another process, which does not know the job.
     """
     metrics = Metrics(service)
     handlers = Handlers(
-        service, Model(model, manifest, limits or Limits()), metrics, api_keys=api_keys, cors_origins=cors_origins
+        service,
+        Model(model, manifest, limits or Limits()),
+        metrics,
+        api_keys=api_keys,
+        cors_origins=cors_origins,
+        jobs=jobs,
     )
 
     @asynccontextmanager

@@ -102,11 +102,18 @@ class Handlers:
     """One method a path. They run on the event loop, and leave it for whatever takes longer than a millisecond."""
 
     def __init__(
-        self, service: Service, model: Model, metrics: Metrics, *, api_keys: Sequence[str], cors_origins: Sequence[str]
+        self,
+        service: Service,
+        model: Model,
+        metrics: Metrics,
+        *,
+        api_keys: Sequence[str],
+        cors_origins: Sequence[str],
+        jobs: bool,
     ) -> None:
         self._service, self._model, self._metrics = service, model, metrics
         self._keys, self._origins = tuple(key.encode() for key in api_keys), frozenset(cors_origins)
-        self._jobs = Jobs(service)
+        self._jobs, self._takes_jobs = Jobs(service), jobs
 
     async def health(self, _: Request) -> Response:
         """The process is alive."""
@@ -183,6 +190,8 @@ class Handlers:
         self._check_model(fields.model)
         arguments = self._model.arguments(fields)
         if "respond-async" in request.headers.get("prefer", "").lower():
+            if not self._takes_jobs:
+                raise InputError("Prefer: respond-async is refused here: no other process would find the job again")
             job = Job(fields)
             job.watch(await asyncio.to_thread(self._service.submit, arguments, fields.timeout_s, job))
             self._jobs.add(job)

@@ -130,6 +130,7 @@ class Service:
         self._thread = threading.Thread(target=self._work, name="service", daemon=True)
         self._warm_up: tuple[float | None, ...] = ()
         self.deaths = 0  # how many workers ended without being told to
+        self.failure: Exception | None = None  # why the worker could not be started the last time, until it can
         worker.on_death = self._wake
 
     @property
@@ -233,6 +234,7 @@ class Service:
             except Exception as error:
                 if self._closed:
                     return
+                self.failure = error
                 logger.error("the pipeline cannot be opened: %s", one_line(error))
                 with self._changed:
                     for ticket in (*self._waiting, *self._running):
@@ -242,7 +244,7 @@ class Service:
                     if self._draining:
                         return
             else:
-                self._warm = True
+                self._warm, self.failure = True, None
                 return
 
     def _warm_worker(self) -> None:
