@@ -37,6 +37,7 @@ BATCHES = 2  # a replica has at once: one runs, and one is made of what waits
 MOST_QUEUED = 64  # requests that wait in one of Ray's proxies: more are answered by 429
 RETRY_AFTER_S = 5.0
 DRAIN_S = 60.0  # for a replica that is to end to finish its calls
+HEALTH_S = 2.0  # between two of Ray's checks; the third that fails in a row ends a replica
 LOOK_S = 0.05  # between two looks whether it is warm
 
 
@@ -143,6 +144,7 @@ def build(settings: Settings) -> serve.Application:
         max_queued_requests=MOST_QUEUED,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=RETRY_AFTER_S),
         graceful_shutdown_timeout_s=DRAIN_S,
+        health_check_period_s=HEALTH_S,
     )
     return deployment.bind(settings)
 

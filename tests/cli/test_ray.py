@@ -119,6 +119,13 @@ class Cluster:
             shutil.rmtree(self.temporary, ignore_errors=True)
 
 
+def until(condition: Callable[[], object], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
 @pytest.fixture(scope="module")
 def cluster(bundle: Callable[[str], Path]) -> Iterator[Cluster]:
     running = Cluster(bundle("plain"))
@@ -128,10 +135,7 @@ def cluster(bundle: Callable[[str], Path]) -> Iterator[Cluster]:
         yield running
     finally:
         running.stop()
-    deadline = time.monotonic() + 10
-    while running.workers() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert running.workers() == {}
+    until(lambda: not running.workers())
 
 
 @pytest.fixture(scope="module")
@@ -225,11 +229,8 @@ def test_a_kill_under_load_loses_nothing_but_a_retry(cluster: Cluster, pipe: Aud
     for number, (sound, tries) in enumerate(found):
         assert same(sound, alone(pipe, prompts[number % 4], number, num_inference_steps=10))
         assert whole or tries == 1
-    deadline = time.monotonic() + 30
-    while len(cluster.workers()) < 2 and time.monotonic() < deadline:
-        time.sleep(0.1)
+    until(lambda: len(cluster.workers()) == 2)
     after = cluster.workers()
-    assert len(after) == 2
     assert worker not in after
     assert (replica in after.values()) is not whole
 
@@ -242,10 +243,22 @@ def test_a_replica_that_goes_finishes_what_it_began(cluster: Cluster, pipe: Audi
         assert cluster.deploy(1).startswith("RUNNING")
         for answer in asked:
             assert answer.result()[0] == 200, answer.result()[2]
-    deadline = time.monotonic() + 30
-    while len(cluster.workers()) > 1 and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert len(cluster.workers()) == 1
+    until(lambda: len(cluster.workers()) == 1)
+
+
+def test_a_replica_whose_worker_cannot_start_again_is_replaced(cluster: Cluster, tmp_path: Path) -> None:
+    """The others answer meanwhile; no client needs more than its tries."""
+    folder = tmp_path / "plain"
+    shutil.copytree(cluster.folder, folder)
+    assert cluster.deploy(2, engines=str(folder)).startswith("RUNNING")
+    until(lambda: len(cluster.workers()) == 2)
+    worker, replica = next(iter(cluster.workers().items()))
+    (folder / "manifest.json").rename(folder / "away")
+    os.kill(worker, signal.SIGKILL)
+    until(lambda: not Path(f"/proc/{replica}").exists())
+    assert cluster.generate(input="rain")[0] == 200
+    (folder / "away").rename(folder / "manifest.json")
+    until(lambda: len(cluster.workers()) == 2)
 
 
 def test_what_keeps_a_replica_from_starting_is_told(cluster: Cluster) -> None:

@@ -212,9 +212,11 @@ def test_while_there_can_be_no_worker_callers_are_told_why(
         with raises_line(EngineError, "the disk is gone"):
             ticket.result.result(10)
     assert not service.is_ready
+    assert service.failure is worker.cannot_open
     monkeypatch.setattr(module, "PAUSE_S", 0.01)
     worker.cannot_open = None
     until(lambda: service.is_ready)
+    assert service.failure is None
     worker.go.release()
     assert call(service, "b").result.result(10) == "sound of b"
 
