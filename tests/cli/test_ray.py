@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -45,6 +46,8 @@ class Cluster:
             **os.environ,
             "PYTHONPATH": str(ROOT),
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_AUTH_MODE": "token",  # else Ray makes a token, and leaves it in the home of whoever runs this
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
             KEYS_VARIABLE: KEY,
             MARK: str(self.temporary),
         }
