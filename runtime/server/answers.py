@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from runtime.output import AudioOutput
 from runtime.request import Request
-from runtime.server.service import Ticket
+from runtime.server.ticket import Ticket
 from runtime.sound.files import sound_file, within_full_scale
 
 PCM_BYTES = 2  # a sample: 16 bits, little-endian, one channel

@@ -14,8 +14,9 @@ from starlette.routing import Route
 from runtime.bundle.manifest import Manifest
 from runtime.errors import AudioLDM2Error
 from runtime.server.fields import Limits
-from runtime.server.handlers import Handlers, Model
+from runtime.server.handlers import Handlers
 from runtime.server.metrics import Metrics
+from runtime.server.model import Model
 from runtime.server.page import routes as page_routes
 from runtime.server.requests import Requests, client_gone, http_refusal, own_refusal
 from runtime.server.service import Service

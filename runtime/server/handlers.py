@@ -3,7 +3,6 @@
 import asyncio
 import hmac
 from collections.abc import AsyncIterator, Awaitable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from starlette.exceptions import HTTPException
@@ -11,9 +10,6 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import Receive
 
-from runtime.arguments import Arguments
-from runtime.bundle.manifest import Manifest
-from runtime.diffusion.schedulers import scheduler_names
 from runtime.errors import InputError
 from runtime.output import AudioOutput
 from runtime.server.answers import (
@@ -27,75 +23,24 @@ from runtime.server.answers import (
     wav_header,
     zipped,
 )
-from runtime.server.fields import FORMATS, IN_CHUNKS, Fields, Generate, Inputs, Limits, Speech, read_body
+from runtime.server.fields import FORMATS, IN_CHUNKS, Fields, Generate, Inputs, Speech, read_body
 from runtime.server.jobs import Job, Jobs, NotDoneError
 from runtime.server.metrics import CONTENT_TYPE, Metrics
+from runtime.server.model import Model
 from runtime.server.openapi import describe, page
 from runtime.server.requests import error_body, error_words
-from runtime.server.service import DrainingError, Service, Ticket
+from runtime.server.service import Service
 from runtime.server.streams import Events, Stream, encoded, event, until_gone
+from runtime.server.ticket import DrainingError, Ticket
 from runtime.wording import one_line, readable
 
 T = TypeVar("T")
-DEFAULTS = Arguments()
 BODY_S = 30.0  # for a body to come
 CLOSE = {"Connection": "close"}
 SAFE = {  # what a page without scripts may load
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
 }
-
-
-@dataclass(frozen=True)
-class Model:
-    """The one model of a service: its name, what is known of it, and what may be asked of it."""
-
-    name: str
-    manifest: Manifest
-    limits: Limits
-
-    @property
-    def speaks(self) -> bool:
-        """Whether it is a speech checkpoint."""
-        return self.manifest.speech is not None
-
-    @property
-    def default_duration_s(self) -> float:
-        """The length of a sound whose length is left out: no more than is allowed."""
-        audio = self.manifest.audio
-        own = audio.default_latent_height * audio.row_samples / audio.sample_rate_hz
-        return min(own, self.limits.max_duration_s)
-
-    @property
-    def default_steps(self) -> int:
-        """The same for steps."""
-        return min(DEFAULTS.num_inference_steps, self.limits.max_steps)
-
-    def arguments(self, fields: Fields) -> dict[str, Any]:
-        """What a body asks of a call of the pipeline. Raises InputError, or LimitError."""
-        own = {"audio_length_in_s": self.default_duration_s, "num_inference_steps": self.default_steps}
-        return own | fields.arguments(self.limits, speaks=self.speaks)
-
-    def described(self) -> dict[str, Any]:
-        """What `GET /v1/models` tells of it: OpenAI's fields, and what a client needs to know to ask."""
-        limits = self.limits
-        return {
-            "id": self.name,
-            "object": "model",
-            "created": 0,
-            "owned_by": "local",
-            "sampling_rate": self.manifest.audio.sample_rate_hz,
-            "default_duration": self.default_duration_s,
-            "max_duration": limits.max_duration_s,
-            "default_steps": self.default_steps,
-            "max_steps": limits.max_steps,
-            "max_waveforms": limits.max_waveforms,
-            "default_guidance_scale": DEFAULTS.guidance_scale,
-            "default_scheduler": self.manifest.scheduler["_class_name"],
-            "schedulers": list(scheduler_names()),
-            "speech": self.speaks,
-            "formats": list(FORMATS),
-        }
 
 
 class Handlers:

@@ -8,7 +8,8 @@ from typing import Any
 from runtime.errors import AudioLDM2Error
 from runtime.output import AudioOutput
 from runtime.server.fields import Fields
-from runtime.server.service import Listener, Service, Ticket
+from runtime.server.service import Service
+from runtime.server.ticket import Listener, Ticket
 
 KEPT_S = 600.0  # after it is done
 MOST_BYTES = 256 << 20  # of all waveforms that are kept

@@ -17,7 +17,7 @@ from runtime.errors import InputError
 from runtime.server.fields import LimitError
 from runtime.server.jobs import NoSuchJobError, NotDoneError
 from runtime.server.metrics import Metrics
-from runtime.server.service import DeadlineError, DrainingError, QueueFullError
+from runtime.server.ticket import DeadlineError, DrainingError, QueueFullError
 from runtime.server.worker import WorkerDiedError
 from runtime.wording import one_line
 

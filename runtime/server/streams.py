@@ -11,7 +11,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from runtime.backends.device import Array
-from runtime.server.service import Listener, Service, Ticket
+from runtime.server.service import Service
+from runtime.server.ticket import Listener, Ticket
 
 ALIVE_S = 5.0  # between two signs of life
 

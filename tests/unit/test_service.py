@@ -11,7 +11,9 @@ import pytest
 
 from runtime.errors import EngineError
 from runtime.server import service as module
-from runtime.server.service import DeadlineError, DrainingError, Listener, QueueFullError, Service
+from runtime.server import ticket as ticket_module
+from runtime.server.service import Service
+from runtime.server.ticket import DeadlineError, DrainingError, Listener, QueueFullError
 from runtime.server.worker import StoppedError, WorkerDiedError
 from tests.unit.helpers import raises_line
 
@@ -92,7 +94,7 @@ class Heard(Listener):
 
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch) -> Worker:
-    monkeypatch.setattr(module, "batch_key", lambda request: request.key)
+    monkeypatch.setattr(ticket_module, "batch_key", lambda request: request.key)
     monkeypatch.setattr(module, "join", list)
     monkeypatch.setattr(module, "split", lambda outputs, _: outputs)
     return Worker()
