@@ -39,6 +39,7 @@ REFUSALS = {
     504: "not done within timeout_s",
 }
 OF_A_CALL = (400, 401, 403, 404, 408, 413, 429, 500, 503, 504)
+FIRST = ("inputs", "input", "prompt", "transcription", "voice")  # in a table; the rest as they are declared
 JOB = [{"name": "job", "in": "path", "required": True, "schema": {"type": "string"}}]
 MODEL = [{"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}]
 ASYNC = [
@@ -132,7 +133,7 @@ def _sections(described: dict[str, Any]) -> Iterator[str]:
 
 def _table(schema: dict[str, Any], schemas: dict[str, Any]) -> Iterator[str]:
     yield "<table><tr><th>field<th>type<th>default<th>what it is"
-    for name, field in schema["properties"].items():
+    for name, field in sorted(schema["properties"].items(), key=lambda item: item[0] not in FIRST):
         default = "required" if name in schema.get("required", ()) else field.get("default")
         shown = "" if default is None or isinstance(default, dict) else str(default)
         cells = escape(_type(field)), escape(shown), escape(field.get("description", ""))
