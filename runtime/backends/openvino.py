@@ -72,8 +72,8 @@ class Program:
             self.precision = "mixed"
         options = {"INFERENCE_PRECISION_HINT": PRECISIONS[self.precision], "PERFORMANCE_HINT": "LATENCY"}
         if PRECISIONS[self.precision] == "bf16":
-            # With its generated kernels OpenVINO 2026.4 computes a UNet of 4 and 6 channels a head with an error of 0.23
-            # on AVX-512 BF16, where torch's BF16 has 0.026, and so has this: see bench/LOG.md for what it costs.
+            # OpenVINO 2026.4's generated kernels compute a UNet of 4 and 6 channels a head with an error of 0.23 on
+            # AVX-512 BF16. torch's BF16 has 0.026, and so has this. bench/LOG.md has what it costs.
             options["SNIPPETS_MODE"] = "DISABLE"
         if device.cpu_threads is not None:
             options["INFERENCE_NUM_THREADS"] = str(device.cpu_threads)
