@@ -53,7 +53,7 @@ def record(folder: Path, names: tuple[str, ...], prompts: tuple[str, ...] = PROM
         pipeline.engines.intercept(name, partial(_remember, fed[name]))
     kept: dict[str, list[Feeds]] = {name: [] for name in names}
     audio = bundle.manifest.audio
-    length_s = min(audio.default_latent_height * audio.row_samples / audio.sample_rate_hz, LONGEST_S)
+    length_s = min(audio.default_duration_s, LONGEST_S)
     call = {"num_inference_steps": STEPS, "scheduler": SCHEDULER, "guidance_scale": GUIDANCE}
     for seed, prompt in enumerate(prompts):
         pipeline(prompt, **call, audio_length_in_s=length_s, seed=seed)

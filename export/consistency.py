@@ -119,7 +119,7 @@ def _audio(checkpoint: Checkpoint) -> Iterator[str]:
         if first != second:
             yield f"vocoder has {first} {one} and {second} {other}"
     audio = checkpoint.audio()
-    default_s = audio.default_latent_height * audio.row_samples / audio.sample_rate_hz
+    default_s = audio.default_duration_s
     if default_s > _LONGEST_S:
         yield f"unet's sample_size is {default_s:.0f} s of audio, at most {_LONGEST_S:.0f} s can be"
 

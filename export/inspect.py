@@ -14,7 +14,7 @@ def describe(bundle: Bundle) -> str:
     """What a bundle was made from, what it makes, and each engine: precision, size, worst parity error, tensors."""
     manifest = bundle.manifest
     audio, made_from = manifest.audio, manifest.checkpoint
-    seconds = audio.default_latent_height * audio.row_samples / audio.sample_rate_hz
+    seconds = audio.default_duration_s
     lines = [
         f"bundle      {bundle.folder} (schema {manifest.schema})",
         f"checkpoint  {made_from.id}" + (f" at {made_from.revision}" if made_from.revision else ""),

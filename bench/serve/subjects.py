@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench.processes import ProcessError, last_line
 from export.demo import trained
-from runtime.server.cli import KEYS_VARIABLE
+from runtime.server.cli import KEYS_VARIABLE, MAX_BATCH
 
 PLAIN, RIVAL, THEIRS = "ours, one at a time", "diffusers behind FastAPI", "the server"
 BATCH_OF_A_STRANGER = 4  # calls that a server of the user's own may run as one: it is warmed up for so many
@@ -76,7 +76,7 @@ def chosen(options: argparse.Namespace) -> list[Subject]:
 def ours(engines: Path, flags: list[str], name: str | None = None) -> Subject:
     """Our server over a bundle, with flags of its own."""
     known = argparse.ArgumentParser(allow_abbrev=False, exit_on_error=False, add_help=False)
-    known.add_argument("--max-batch", type=int, default=1)
+    known.add_argument("--max-batch", type=int, default=MAX_BATCH)
     try:
         batch = known.parse_known_args(flags)[0].max_batch
     except argparse.ArgumentError:  # the server says what is wrong with it

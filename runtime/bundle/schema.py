@@ -228,6 +228,11 @@ class AudioSpec(_Part, frozen=True):
         return self.vae_scale_factor * self.hop_samples
 
     @property
+    def default_duration_s(self) -> float:
+        """Length of a sound whose length is left out."""
+        return self.default_latent_height * self.row_samples / self.sample_rate_hz
+
+    @property
     def latent_width(self) -> int:
         """Width of the latents: mel bins by the VAE's scale factor."""
         return self.mel_bins // self.vae_scale_factor

@@ -42,7 +42,7 @@ def described(output: AudioOutput, ticket: Ticket, response_format: str) -> dict
     rate, scores = output.sampling_rate, output.scores
     waveforms = [
         {
-            "b64_json": base64.b64encode(sound_bytes(audio, rate, response_format)).decode(),
+            "b64_json": encoded(sound_bytes(audio, rate, response_format)),
             "seed": output.seeds[i] if len(output.seeds) > 1 else output.seeds[0],
             "score": None if scores is None else round(float(scores[i]), 4),
         }
@@ -55,6 +55,11 @@ def described(output: AudioOutput, ticket: Ticket, response_format: str) -> dict
         "data": waveforms,
         "timings": stages(output, ticket),
     }
+
+
+def encoded(part: bytes) -> str:
+    """Bytes for JSON."""
+    return base64.b64encode(part).decode()
 
 
 def zipped(output: AudioOutput, response_format: str) -> bytes:

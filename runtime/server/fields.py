@@ -30,9 +30,6 @@ def says(description: str) -> msgspec.Meta:
     return msgspec.Meta(description=description)
 
 
-SENT = says("audio: in chunks as it is made; sse: events with the progress; left out: as a whole")
-
-
 class LimitError(AudioLDM2Error):
     """A value is well formed, and more than this service allows."""
 

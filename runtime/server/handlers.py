@@ -15,6 +15,7 @@ from runtime.output import AudioOutput
 from runtime.server.answers import (
     PCM_BYTES,
     described,
+    encoded,
     headers_after,
     headers_before,
     pcm,
@@ -30,7 +31,7 @@ from runtime.server.model import Model
 from runtime.server.openapi import describe, page
 from runtime.server.requests import error_body, error_words
 from runtime.server.service import Service
-from runtime.server.streams import Events, Stream, encoded, event, until_gone
+from runtime.server.streams import Events, Stream, event, unless_gone
 from runtime.server.ticket import DrainingError, Ticket
 from runtime.wording import one_line, readable
 
@@ -241,20 +242,14 @@ class Handlers:
 
         Raises ClientDisconnect, DeadlineError, DrainingError, or what is raised in its place.
         """
-        coming, gone = asyncio.ensure_future(wanted), asyncio.ensure_future(until_gone(receive))
-        both: tuple[asyncio.Future[Any], ...] = coming, gone
         try:
-            done, _ = await asyncio.wait(both, timeout=ticket.left_s, return_when=asyncio.FIRST_COMPLETED)
-            if coming in done:
-                return coming.result()
-            raise ClientDisconnect if done else ticket.deadline_error()
-        except asyncio.CancelledError as error:  # by the server, whose time to finish is over
-            raise DrainingError() from error
-        finally:
-            gone.cancel()
-            if not coming.done():
-                coming.cancel()
-                self._service.cancel(ticket)
+            return await unless_gone(wanted, receive, ticket.left_s)
+        except (ClientDisconnect, TimeoutError, asyncio.CancelledError) as error:
+            self._service.cancel(ticket)
+            if isinstance(error, ClientDisconnect):
+                raise
+            # cancelled by the server, whose time to finish is over
+            raise (ticket.deadline_error() if isinstance(error, TimeoutError) else DrainingError()) from error
 
     def _note(self, request: Request, ticket: Ticket, output: AudioOutput) -> None:
         """A call is done: for the log and the metrics."""

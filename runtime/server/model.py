@@ -27,9 +27,7 @@ class Model:
     @property
     def default_duration_s(self) -> float:
         """The length of a sound whose length is left out: no more than is allowed."""
-        audio = self.manifest.audio
-        own = audio.default_latent_height * audio.row_samples / audio.sample_rate_hz
-        return min(own, self.limits.max_duration_s)
+        return min(self.manifest.audio.default_duration_s, self.limits.max_duration_s)
 
     @property
     def default_steps(self) -> int:

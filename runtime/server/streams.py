@@ -1,12 +1,12 @@
 """Answers that begin before the sound is done: chunks of it, or events that tell how far it is."""
 
 import asyncio
-import base64
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -14,11 +14,12 @@ from runtime.backends.device import Array
 from runtime.server.service import Service
 from runtime.server.ticket import Listener, Ticket
 
+T = TypeVar("T")
 ALIVE_S = 5.0  # between two signs of life
 
 
 class Events(Listener):
-    """What is told of a call, in order: ("step", how many are done) ("audio", waveforms), ("alive", None) between."""
+    """What is told of a call, in order: ("step", how many are done), ("audio", new samples) and ("alive", None)."""
 
     def __init__(self, *, wants_audio: bool) -> None:
         self.wants_audio = wants_audio
@@ -38,7 +39,8 @@ class Events(Listener):
         ticket.result.add_done_callback(lambda _: self._put("end", None))
         while True:
             try:
-                told = await asyncio.wait_for(self._queue.get(), min(ALIVE_S, ticket.left_s or ALIVE_S))
+                left_s = ALIVE_S if ticket.left_s is None else min(ALIVE_S, ticket.left_s)
+                told = await asyncio.wait_for(self._queue.get(), left_s)
             except TimeoutError:
                 if ticket.late:
                     raise ticket.deadline_error() from None
@@ -75,16 +77,11 @@ class Stream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """Send it all."""
-        sending = asyncio.ensure_future(self._send(send))
-        gone = asyncio.ensure_future(until_gone(receive))
         try:
-            await asyncio.wait((sending, gone), return_when=asyncio.FIRST_COMPLETED)
-            if sending.done():
-                sending.result()
+            with suppress(ClientDisconnect):
+                await unless_gone(self._send(send), receive)
         finally:
             self._service.cancel(self._ticket)
-            sending.cancel()
-            gone.cancel()
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -93,8 +90,24 @@ class Stream(Response):
         await send({"type": "http.response.body", "body": b""})
 
 
-async def until_gone(receive: Receive) -> None:
-    """Returns when the client has left."""
+async def unless_gone(wanted: Awaitable[T], receive: Receive, timeout_s: float | None = None) -> T:
+    """What comes. It is cancelled where the client goes away first, or the time passes.
+
+    Raises ClientDisconnect, TimeoutError, or what is raised in its place.
+    """
+    coming, gone = asyncio.ensure_future(wanted), asyncio.ensure_future(_until_gone(receive))
+    both: tuple[asyncio.Future[Any], ...] = coming, gone
+    try:
+        done, _ = await asyncio.wait(both, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if coming in done:
+            return coming.result()
+        raise ClientDisconnect if done else TimeoutError
+    finally:
+        coming.cancel()
+        gone.cancel()
+
+
+async def _until_gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
@@ -102,8 +115,3 @@ async def until_gone(receive: Receive) -> None:
 def event(kind: str, **values: Any) -> bytes:
     """One server-sent event."""
     return f"data: {json.dumps({'type': kind, **values})}\n\n".encode()
-
-
-def encoded(part: bytes) -> str:
-    """Bytes for JSON."""
-    return base64.b64encode(part).decode()
