@@ -64,6 +64,11 @@ class Request:
         return self.latent_shape[0]
 
     @property
+    def work(self) -> int:
+        """How much it is to do: rows of latents, each counted at every run of the model and once for the rest."""
+        return self.rows * self.latent_shape[2] * (len(self.plan.steps) + 1)
+
+    @property
     def prompt_count(self) -> int:
         """How many prompts, as text or as embeddings."""
         return self.rows // self.num_waveforms_per_prompt

@@ -16,8 +16,8 @@ from runtime.wording import one_line
 
 logger = logging.getLogger(__name__)
 
-FIRST_GUESS_S = 5.0  # of a call's time, for who is turned away before one was measured
-WEIGHT = 0.2  # of the newest call in the mean of their times
+FIRST_GUESS = 1e-3  # seconds for a row of latents in a step, for who is turned away before a call was measured
+WEIGHT = 0.2  # of the newest calls in the mean of their times
 PAUSE_S = 2.0  # before a worker that could not be started is tried again, if no call comes before
 MOST_DEATHS = 2  # of workers by one call: then it gets an error
 
@@ -39,7 +39,7 @@ class Service:
         self._changed = threading.Condition()  # guards all above and below; told at each change
         self._batches = 0  # how many were begun: the number of the one that runs
         self._warm, self._draining, self._closed = False, False, False
-        self._mean_call_s: float | None = None
+        self._row_s: float | None = None  # mean time for a row of latents in a step
         self._thread = threading.Thread(target=self._work, name="service", daemon=True)
         self._warm_up: tuple[float | None, ...] = ()
         self.deaths = 0  # how many workers ended without being told to
@@ -131,7 +131,7 @@ class Service:
                 for ticket in batch:
                     ticket.queued_s, ticket.batch = start - ticket.arrived_s, len(batch)
                 self._run(batch)
-                self._note(time.monotonic() - start, len(batch))
+                self._note(time.monotonic() - start, sum(ticket.request.work for ticket in batch))
             elif self._draining:
                 return
 
@@ -242,14 +242,15 @@ class Service:
             self.deaths += 1
             logger.error("the worker ended: it is started again")
 
-    def _note(self, seconds: float, calls: int) -> None:
+    def _note(self, seconds: float, work: int) -> None:
         """A batch is done, in so much time."""
         with self._changed:
             self._running = []
-            mean, new = self._mean_call_s, seconds / calls
-            self._mean_call_s = new if mean is None else (1 - WEIGHT) * mean + WEIGHT * new
+            mean, new = self._row_s, seconds / work
+            self._row_s = new if mean is None else (1 - WEIGHT) * mean + WEIGHT * new
             self._changed.notify_all()
 
     def _retry_after_s(self) -> int:
         """When what waits now is likely to be done."""
-        return max(1, math.ceil((self._mean_call_s or FIRST_GUESS_S) * len(self._waiting)))
+        queued = sum(ticket.request.work for ticket in (*self._running, *self._waiting))
+        return max(1, math.ceil((self._row_s or FIRST_GUESS) * queued))

@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -21,14 +21,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from export.build import build, open_checkpoint
 from runtime.server.fields import Generate, Inputs, Parameters, Speech
 from tests.cli.serving import SHORT, Server, same, samples, serving, worker_of
+
+FLAGS = ("--warm-up", "0.64", "--max-steps", "4", "--max-duration", "1", "--max-queue", "200")
 
 
 @pytest.fixture(scope="module")
 def server(bundle: Callable[[str], Path]) -> Iterator[Server]:
-    flags = ("--warm-up", "0.64", "--max-steps", "4", "--max-duration", "1", "--max-queue", "200")
-    with serving(bundle("plain"), *flags) as running:
+    with serving(bundle("plain"), *FLAGS) as running:
         yield running
         status, error = running.stop()
         assert status == 0
@@ -140,8 +142,8 @@ def test_a_bundle_that_vanishes_while_it_is_served(bundle: Callable[[str], Path]
 class Soak:
     """Clients of many kinds on one server, who note what they got."""
 
-    def __init__(self, server: Server, seed: int) -> None:
-        self.server, self.random = server, random.Random(seed)
+    def __init__(self, server: Server, seed: int, prompts: Sequence[str]) -> None:
+        self.server, self.random, self.prompts = server, random.Random(seed), prompts
         self.statuses: Counter[str] = Counter()
         self.wrong: list[str] = []
         self.sounds: dict[int, np.ndarray] = {}
@@ -151,10 +153,12 @@ class Soak:
         """What each seed gives alone."""
         for seed in seeds:
             self.sounds[seed] = samples(self.server.generate(**self.fields(seed))[2])
+            assert same(self.sounds[seed], self.sounds[seed])  # also that it can be heard
 
     def fields(self, seed: int) -> dict[str, Any]:
         """Of few shapes, so that some requests run together."""
-        return {"input": f"sound {seed}", "seed": seed, "audio_length": (0.64, 0.32)[seed % 2]}
+        length = (0.64, 0.32)[seed % 2]
+        return {"input": self.prompts[seed % len(self.prompts)], "seed": seed, "audio_length": length}
 
     def one(self, _: int) -> None:
         """A request of some kind: 10 % leave, 5 % are malformed, some are streamed."""
@@ -196,10 +200,23 @@ def resident_kib(pid: int) -> int:
     return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")))
 
 
-@pytest.mark.parametrize(("requests", "rest_s"), [(300, 1.0), pytest.param(20_000, 60.0, marks=pytest.mark.slow)])
-def test_a_soak(requests: int, rest_s: float, server: Server) -> None:
+def test_a_soak(server: Server) -> None:
+    soak_of(server, 300, 1.0, [f"sound {i}" for i in range(8)])
+
+
+@pytest.mark.slow
+def test_a_long_soak_of_the_demo(tmp_path: Path) -> None:
+    build(open_checkpoint("demo"), tmp_path / "demo", report=lambda _: None)
+    with serving(tmp_path / "demo", *FLAGS) as server:
+        soak_of(server, 20_000, 60.0, ["a siren", "a dog barking", "an engine"])
+        status, error = server.stop()
+        assert status == 0
+        assert "Traceback" not in error
+
+
+def soak_of(server: Server, requests: int, rest_s: float, prompts: Sequence[str]) -> None:
     """Requests of all kinds at once, with a worker killed now and then; what is left is what there was before."""
-    soak, pid = Soak(server, random.randrange(2**31)), server.process.pid
+    soak, pid = Soak(server, random.randrange(2**31), prompts), server.process.pid
     soak.expected(range(8))
     before, memory = held(pid), []
     with ThreadPoolExecutor(6) as pool:

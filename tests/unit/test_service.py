@@ -43,7 +43,7 @@ class Worker:
         self.warmed.append((duration_s, rows))
 
     def check(self, *, prompt: str, key: object = "one") -> Any:
-        return SimpleNamespace(prompt=prompt, key=key, rows=1, samples=10)
+        return SimpleNamespace(prompt=prompt, key=key, rows=1, samples=10, work=1000)
 
     def render(self, number: int, request: Any, on_step: Any, on_audio: Any) -> Any:
         requests = request if isinstance(request, list) else [request]
@@ -229,7 +229,7 @@ def test_a_full_queue(worker: Worker, started: Callable[..., Service]) -> None:
     until(lambda: worker.rendered)
     for prompt in "ab":
         call(service, prompt)
-    with raises_line(QueueFullError, "2 calls are waiting", "10 s"):  # two of which each takes 5 s, as is guessed
+    with raises_line(QueueFullError, "2 calls are waiting", "3 s"):  # with the one that runs each takes 1 s, as is guessed
         call(service, "c")
     assert service.waiting == 2
     worker.go.release()
