@@ -89,8 +89,14 @@ def reference(
     seed: int = 0,
     eta: float = 0.0,
     double: bool = False,
+    begin: int = 0,
+    known: np.ndarray | None = None,
 ) -> Trajectory:
-    """The trajectory of diffusers. `double` runs the very same code on float64 tables and tensors."""
+    """The trajectory of diffusers. `double` runs the very same code on float64 tables and tensors.
+
+    With `known` the first `begin` steps are left out, as its image-to-image pipelines do: the start is a known sample
+    with the noise `first` added.
+    """
     scheduler = build(config)
     dtype = torch.float64 if double else torch.float32
     with warnings.catch_warnings(), _doubled() if double else contextlib.nullcontext():
@@ -108,8 +114,14 @@ def reference(
             extra["eta"] = eta
         init = float(scheduler.init_noise_sigma)
         sample = torch.from_numpy(first * np.float32(init)).to(dtype)
+        told = scheduler.timesteps
+        if known is not None:
+            told = from_the_middle(scheduler, begin)
+            sample = scheduler.add_noise(torch.from_numpy(known), torch.from_numpy(first), told[:1])
         samples, timesteps = [], []
-        for t in scheduler.timesteps:
+        for t in told:
+            if known is not None and config["_class_name"] == "LMSDiscreteScheduler":
+                extra["order"] = min(len(samples) + 1, 4)
             seen = scheduler.scale_model_input(sample, t).numpy()
             output = denoise(seen, float(np.float32(t))).astype(seen.dtype)  # a UNet rounds what it is told
             sample = scheduler.step(torch.from_numpy(output), t, sample, return_dict=False, **extra)[0]
@@ -119,6 +131,32 @@ def reference(
     if scheduler.order == 2:
         sigmas = [*sigmas[: len(timesteps) : 2], sigmas[-1]]
     return Trajectory(samples, timesteps, sigmas, init)
+
+
+def from_the_middle(scheduler: Any, begin: int) -> torch.Tensor:
+    """The timesteps without the first `begin` steps, the scheduler set to begin there.
+
+    Two of the reference's schedulers go wrong when their timesteps are only cut: PNDM counts its calls from the first
+    that comes, and its first step is of two calls at the same place or its first twelve are Runge-Kutta stages; here it
+    lays out what is left as it lays out a whole run. LMS takes coefficients of fourth order for the one slope that it
+    has; the caller tells it an order, which its `step` takes.
+    """
+    if type(scheduler).__name__ == "PNDMScheduler":
+        rising = scheduler._timesteps[: len(scheduler._timesteps) - begin]
+        stride = scheduler.config.num_train_timesteps // scheduler.num_inference_steps
+        if scheduler.config.skip_prk_steps:
+            scheduler.prk_timesteps = np.array([])
+            scheduler.plms_timesteps = np.concatenate([rising[:-1], rising[-2:-1], rising[-1:]])[::-1].copy()
+        else:
+            stages = np.array(rising[-4:]).repeat(2) + np.tile(np.array([0, stride // 2]), 4)
+            scheduler.prk_timesteps = stages[:-1].repeat(2)[1:-1][::-1].copy()
+            scheduler.plms_timesteps = rising[:-3][::-1].copy()
+        whole = np.concatenate([scheduler.prk_timesteps, scheduler.plms_timesteps]).astype(np.int64)
+        scheduler.timesteps = torch.from_numpy(whole)
+        return scheduler.timesteps
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(begin * scheduler.order)
+    return scheduler.timesteps[begin * scheduler.order :]
 
 
 @contextlib.contextmanager
@@ -193,12 +231,15 @@ def ours(
     seed: int = 0,
     eta: float = 0.0,
     double: bool = False,
+    begin: int = 0,
+    known: np.ndarray | None = None,
 ) -> tuple[Plan, Trajectory]:
     """The trajectory of a plan, as the pipeline runs it, or in float64 and then on torch's own noise."""
-    plan = make_plan(config, eta=eta, **arguments)
+    plan = make_plan(config, eta=eta, begin=begin, **arguments)
     dtype = np.float64 if double else np.float32
     generator, exact = TorchGenerator(seed), torch.Generator("cpu").manual_seed(seed)
-    state = State(sample=(first * np.float32(plan.init_noise_sigma)).astype(dtype))
+    start = first * np.float32(plan.init_noise_sigma) if known is None else plan.noised(0, known, first)
+    state = State(sample=start.astype(dtype))
     samples = []
 
     def randn(shape: tuple[int, ...]) -> np.ndarray:

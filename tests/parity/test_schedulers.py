@@ -268,6 +268,33 @@ def test_audioldm2_config(name: str, steps: int) -> None:
         assert outcome == "refused" if too_few else steps <= 2 or distance <= BAR, (outcome, distance, seed)
 
 
+@pytest.mark.parametrize("skip_prk_steps", BOTH)
+@pytest.mark.parametrize("name", scheduler_names())
+def test_starts_in_the_middle(name: str, skip_prk_steps: bool) -> None:
+    """From a known sample with noise, as the reference's image-to-image pipelines start: see `from_the_middle`."""
+    if skip_prk_steps and name != "PNDMScheduler":
+        return
+    rng = np.random.default_rng()
+    for steps, begin in ((20, 3), (20, 10), (20, 19), (7, 1), (8, 5), (3, 2)):
+        for changes in ({}, {"prediction_type": "v_prediction"}, {"solver_order": 3}, {"use_karras_sigmas": True}):
+            config = {"_class_name": name, **AUDIOLDM2, **changes, "skip_prk_steps": skip_prk_steps}
+            if name == "PNDMScheduler" and not skip_prk_steps and steps - begin < 4:
+                with pytest.raises(InputError, match="at least 4"):
+                    make_plan(config, steps, begin=begin)
+                continue
+            alphas = harness.build(config).alphas_cumprod.numpy().astype(float)
+            coordinates = harness.coordinates_for(config, alphas)
+            denoise = harness.fake_denoiser(rng, config.get("prediction_type", "epsilon"), coordinates)
+            noise, known = rng.standard_normal((2, *harness.SHAPE)).astype(np.float32)
+            run: dict[str, Any] = {"seed": int(rng.integers(2**32)), "eta": 0.5, "begin": begin, "known": known}
+            arguments = {"num_inference_steps": steps}
+            theirs = harness.reference(config, arguments, denoise, noise, **run)
+            _, mine = harness.ours(config, arguments, denoise, noise, **run)
+            np.testing.assert_allclose(mine.timesteps, theirs.timesteps, atol=5e-4)
+            lost = 10 if name == "DEISMultistepScheduler" and changes.get("solver_order") == 3 else 1  # see above
+            assert harness.worst(mine, theirs) <= BAR * lost, (name, steps, begin, changes)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # NumPy's, of the reference's tensors in NumPy functions
 def test_noise_goes_on_where_the_reference_leaves_it() -> None:
     """Draws that are dropped count too: after a run both generators stand at the same place."""

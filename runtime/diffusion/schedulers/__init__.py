@@ -2,7 +2,8 @@
 
 To add one, write a file here with a frozen dataclass whose fields are the config's and whose method `plan` makes the
 table, and name it in `_MODULES`. The fields' annotations decide which values are taken. `plan` is given `eta`,
-`timesteps` and `sigmas` where its signature names them.
+`timesteps` and `sigmas` where its signature names them, and `begin`, which a scheduler names whose steps look back at
+earlier ones: it then leaves out the first steps itself.
 """
 
 import difflib
@@ -85,11 +86,13 @@ def make_plan(
     eta: float = 0.0,
     timesteps: Sequence[float] | None = None,
     sigmas: Sequence[float] | None = None,
+    begin: int = 0,
 ) -> Plan:
     """Turn a scheduler config in the form of `scheduler_config.json` into the plan of one run.
 
     `timesteps` or `sigmas`, where the scheduler takes them, stand in place of `num_inference_steps`. `eta` is DDIM's
-    and means nothing to the others. Fields that belong to other scheduler classes are ignored, as the reference's
+    and means nothing to the others. The first `begin` steps are left out, for a start from a sample with noise; what
+    remains looks back at none of them. Fields that belong to other scheduler classes are ignored, as the reference's
     `from_config` does: one config serves several classes. Raises InputError for an unknown class, a field of another
     type or out of bounds, an option that the class does not have, or a schedule without finite coefficients.
     """
@@ -107,7 +110,7 @@ def make_plan(
         num_inference_steps = _steps(num_inference_steps, scheduler.num_train_timesteps)
     if "eta" in takes:
         given["eta"] = number("eta", eta)
-    return _finite_plan(scheduler, num_inference_steps, given)
+    return _finite_plan(scheduler, num_inference_steps, given, begin)
 
 
 def _scheduler(config: Mapping[str, Any]) -> Any:
@@ -130,7 +133,7 @@ def _steps(count: Any, train_steps: int) -> int:
     return whole
 
 
-def _finite_plan(scheduler: Any, count: int | None, given: Mapping[str, Any]) -> Plan:
+def _finite_plan(scheduler: Any, count: int | None, given: Mapping[str, Any], begin: int) -> Plan:
     """The scheduler's plan, every number in it one that float32 holds.
 
     Where the reference's tensors become NaN, our host floats raise, or turn complex, which is refused here.
@@ -138,7 +141,9 @@ def _finite_plan(scheduler: Any, count: int | None, given: Mapping[str, Any]) ->
     name = type(scheduler).__name__
     try:
         with np.errstate(all="ignore"):  # what is not finite is reported below
-            plan: Plan = scheduler.plan(count, **given).inlined()
+            looks_back = "begin" in inspect.signature(scheduler.plan).parameters
+            plan: Plan = scheduler.plan(count, **given, **({"begin": begin} if looks_back else {}))
+            plan = (plan if looks_back else plan.after(begin)).inlined()
             unusable = plan.first_not_finite()
     except InputError as error:
         raise InputError(f"{name}: {error}") from error

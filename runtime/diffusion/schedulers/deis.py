@@ -21,7 +21,7 @@ class DEISMultistepScheduler(LogSNRSpace):
     solver_type: str = "logrho"
     lower_order_final: bool = True
 
-    def plan(self, num_inference_steps: int) -> Plan:
+    def plan(self, num_inference_steps: int, *, begin: int = 0) -> Plan:
         """Equation 15 of the paper: the noise is extrapolated as a polynomial in log rho and integrated exactly."""
         self._check()
         table = training_sigmas(self.alphas())
@@ -34,14 +34,14 @@ class DEISMultistepScheduler(LogSNRSpace):
             sigmas = closed(levels, levels[-1])
         points = [self.level(sigma) for sigma in sigmas]
         steps = []
-        for i, t in enumerate(told(timesteps)):
-            order = self._order(i, len(timesteps))
+        for i, t in list(enumerate(told(timesteps)))[begin:]:
+            order = self._order(i, begin, len(timesteps))
             rhos = [point.b / point.a for point in points[i + 1 - order : i + 2]]
             update = SAMPLE * (points[i + 1].a / points[i].a)
             for place, coefficient in enumerate(integrals(rhos)):
                 update = update + past(place) * (points[i + 1].a * coefficient)
             steps.append(self.row(t, points[i], update, clean=False))
-        return self.whole(steps, sigmas)
+        return self.whole(steps, sigmas[begin:])
 
     def conversions(self, level: Level, *, flow: bool = True) -> tuple[Weights, Weights]:
         """The clean sample, and the noise that it leaves: with flow sigmas not what a v prediction says of it."""
@@ -54,8 +54,8 @@ class DEISMultistepScheduler(LogSNRSpace):
         if self.solver_type not in ("logrho", "midpoint", "heun", "bh1", "bh2"):
             raise InputError(f"unknown solver_type {shown(self.solver_type)}: logrho")
 
-    def _order(self, i: int, count: int) -> int:
-        order = min(self.solver_order, i + 1, 3)
+    def _order(self, i: int, begin: int, count: int) -> int:
+        order = min(self.solver_order, i - begin + 1, 3)
         return min(order, count - i) if self.lower_order_final and count < 15 else order
 
 

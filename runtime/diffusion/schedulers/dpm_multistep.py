@@ -22,7 +22,9 @@ class DPMSolverMultistepScheduler(DPMSolver):
     use_lu_lambdas: bool = False
     rescale_betas_zero_snr: bool = False
 
-    def plan(self, num_inference_steps: int | None, *, timesteps: Sequence[float] | None = None) -> Plan:
+    def plan(
+        self, num_inference_steps: int | None, *, timesteps: Sequence[float] | None = None, begin: int = 0
+    ) -> Plan:
         """Algorithm 2 of arXiv:2211.01095 and its kin. The SDE ones draw noise at every step."""
         algorithm, solver = self.kind("dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++")
         alphas = self.alphas(rescale=self.rescale_betas_zero_snr, floor=ZERO_SNR_ALPHA)
@@ -34,12 +36,12 @@ class DPMSolverMultistepScheduler(DPMSolver):
         sigmas = closed(levels, self.last_sigma(table))
         points = [self.level(sigma) for sigma in sigmas]
         steps = []
-        for i, (t, point) in enumerate(zip(told(spaced), points, strict=False)):
+        for i, (t, point) in list(enumerate(zip(told(spaced), points, strict=False)))[begin:]:
             near = points[max(i - 2, 0) : i + 2][::-1]  # where the step ends, where it starts, and up to two before
-            update = multistep(algorithm, solver, self._order(i, len(spaced)), near)
+            update = multistep(algorithm, solver, self._order(i, begin, len(spaced)), near)
             clean = algorithm.endswith("++")
             steps.append(self.row(t, point, update, clean=clean, flow=clean))
-        return self.whole(steps, sigmas)
+        return self.whole(steps, sigmas[begin:])
 
     def _levels(self, count: int, alphas: Floats, table: Floats) -> tuple[Doubles, Doubles]:
         spacing = self.spacing()
@@ -59,9 +61,9 @@ class DPMSolverMultistepScheduler(DPMSolver):
         whole = np.trunc(np.asarray(timesteps, np.float64))
         return whole, at_timesteps(whole, table)
 
-    def _order(self, i: int, count: int) -> int:
+    def _order(self, i: int, begin: int, count: int) -> int:
         few = self.lower_order_final and count < 15
-        order = min(self.solver_order, i + 1, 3)
+        order = min(self.solver_order, i - begin + 1, 3)
         if i == count - 1 and (self.euler_at_final or few or self.final_sigmas_type == "zero"):
             return 1
         return min(order, 2) if i == count - 2 and few else order

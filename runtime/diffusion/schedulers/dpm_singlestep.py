@@ -23,7 +23,9 @@ class DPMSolverSinglestepScheduler(DPMSolver):
 
     lower_order_final: bool = False
 
-    def plan(self, num_inference_steps: int | None, *, timesteps: Sequence[float] | None = None) -> Plan:
+    def plan(
+        self, num_inference_steps: int | None, *, timesteps: Sequence[float] | None = None, begin: int = 0
+    ) -> Plan:
         """Algorithms 1 and 2 of the paper and their ++ and SDE kin. The SDE one draws noise at every call."""
         algorithm, solver = self.kind("dpmsolver", "dpmsolver++", "sde-dpmsolver++")
         integer("solver_order", self.solver_order, 1, 3)
@@ -37,13 +39,14 @@ class DPMSolverSinglestepScheduler(DPMSolver):
         points = [self.level(sigma) for sigma in sigmas]
         steps = []
         orders = self._orders(len(spaced))
-        for i, (t, order) in enumerate(zip(told(spaced), orders, strict=True)):
+        for i, (t, whole) in list(enumerate(zip(told(spaced), orders, strict=True)))[begin:]:
+            order = min(whole, i - begin + 1)  # a group that begins in its middle has no more calls to look back at
             near = points[i - order + 1 : i + 2][::-1]  # where the step ends, and the group's levels from its last on
             update = singlestep(algorithm, solver, near)
             clean = algorithm.endswith("++")
             save = SAMPLE if order == 1 else None
             steps.append(self.row(t, points[i], update, clean=clean, flow=clean, save=save))
-        return self.whole(steps, sigmas)
+        return self.whole(steps, sigmas[begin:])
 
     def _levels(
         self, count: int | None, own: Sequence[float] | None, alphas: Floats, table: Floats

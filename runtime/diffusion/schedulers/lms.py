@@ -18,17 +18,16 @@ _ORDER = 4
 class LMSDiscreteScheduler(SigmaSpace):
     """Fields and defaults of diffusers' LMSDiscreteScheduler. Its Karras sigmas keep to the timesteps' range."""
 
-    def plan(self, num_inference_steps: int) -> Plan:
+    def plan(self, num_inference_steps: int, *, begin: int = 0) -> Plan:
         """Adams-Bashforth over uneven steps: up to four slopes, fewer at the start."""
         table = training_sigmas(self.alphas())
         timesteps, levels = self.levels(self.spaced(num_inference_steps), table)
         sigmas = closed(levels)
         timesteps = timesteps.astype(np.float32).astype(np.float64)
         check_first(timesteps)
-        steps = [self._step(i, float(t), sigmas) for i, t in enumerate(timesteps)]
-        return Plan(
-            steps=tuple(steps), init_noise_sigma=self.init_noise_sigma(sigmas), sigmas=tuple(map(float, sigmas))
-        )
+        left = sigmas[begin:]
+        steps = [self._step(i, float(t), left) for i, t in enumerate(timesteps[begin:])]
+        return Plan(steps=tuple(steps), init_noise_sigma=self.init_noise_sigma(sigmas), sigmas=tuple(map(float, left)))
 
     def laid_out(self, spacing: str, high: float, low: float, count: int) -> Doubles:
         """Sigmas of that spacing from high to low."""

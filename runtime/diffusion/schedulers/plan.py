@@ -143,6 +143,20 @@ class Plan:
         """How many history entries a step looks at, its own included."""
         return max(len(w.history) for step in self.steps for w in (step.update, step.save) if w is not None)
 
+    def noised(self, call: int, clean: Array, noise: Array) -> Array:
+        """A clean sample as the forward process has it where model call number `call` starts; at the end, clean."""
+        if call == len(self.steps):
+            return clean
+        step = self.steps[call]
+        return _combine(Weights(sample=step.signal, noise=step.noise), {"sample": clean, "noise": noise})
+
+    def after(self, begin: int) -> "Plan":
+        """The rest of the plan without the user's first `begin` steps, for steps that look back at no earlier one."""
+        kept = self.num_inference_steps and self.num_inference_steps - begin
+        return replace(
+            self, steps=self.steps[begin * self.order :], num_inference_steps=kept, sigmas=self.sigmas[begin:]
+        )
+
     def inlined(self) -> "Plan":
         """An equal plan with predictions written out where no bound stands in between."""
         return self if self.bound else replace(self, steps=tuple(step.inlined() for step in self.steps))

@@ -23,25 +23,25 @@ class PNDMScheduler(NoiseSchedule):
     timestep_spacing: str = "leading"
     steps_offset: int = 0
 
-    def plan(self, num_inference_steps: int) -> Plan:
+    def plan(self, num_inference_steps: int, *, begin: int = 0) -> Plan:
         """Three Runge-Kutta steps of four calls, or one of two with `skip_prk_steps`, then linear multistep ones."""
         alphas = self.alphas()
         stride = self.num_train_timesteps // num_inference_steps
         rising = np.round(
             spaced_timesteps(self.timestep_spacing, num_inference_steps, self.num_train_timesteps, self.steps_offset)
         )[::-1]
-        whole = [int(t) for t in rising]
+        whole = [int(t) for t in rising][: num_inference_steps - begin]
         if self.skip_prk_steps:
             steps = self._multistep([*whole[:-1], *whole[-2:-1], whole[-1]][::-1], stride, alphas)
         elif len(whole) < 4:
-            raise InputError("num_inference_steps has to be at least 4, or skip_prk_steps set: the method has 4 stages")
+            raise InputError("at least 4 steps have to be made, or skip_prk_steps set: the method has 4 stages")
         else:
             steps = self._runge_kutta(whole[-4:], stride, alphas)
             for i, t in enumerate(whole[:-3][::-1]):
                 # the history holds every stage of the Runge-Kutta steps, of which the first of each four count
                 places = [0, *range(1, i + 1), *range(i + 4, i + 13, 4)][:4]
                 steps.append(self._step(t, t, t - stride, alphas, _spread(_ADAMS_BASHFORTH[3], places), SAMPLE))
-        return Plan(steps=tuple(steps), num_inference_steps=num_inference_steps)
+        return Plan(steps=tuple(steps), num_inference_steps=len(whole))
 
     def _runge_kutta(self, rising: list[int], stride: int, alphas: Floats) -> list[Step]:
         half = stride // 2

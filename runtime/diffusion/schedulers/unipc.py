@@ -30,7 +30,7 @@ class UniPCMultistepScheduler(LogSNRSpace):
     use_dynamic_shifting: bool = False
     shift_terminal: float | None = None
 
-    def plan(self, num_inference_steps: int | None, *, sigmas: Sequence[float] | None = None) -> Plan:
+    def plan(self, num_inference_steps: int | None, *, sigmas: Sequence[float] | None = None, begin: int = 0) -> Plan:
         """Algorithms 5 to 8 of the paper. A step's update corrects the sample it was given, then predicts the next."""
         self._check(sigmas)
         table = training_sigmas(self.alphas(rescale=self.rescale_betas_zero_snr, floor=ZERO_SNR_ALPHA))
@@ -38,14 +38,14 @@ class UniPCMultistepScheduler(LogSNRSpace):
         points = [self.level(sigma) for sigma in levels]
         steps = []
         previous = 0
-        for i, t in enumerate(told(timesteps)):
+        for i, t in list(enumerate(told(timesteps)))[begin:]:
             here = SAMPLE
-            if i > 0 and i - 1 not in self.disable_corrector:
+            if i > begin and i - 1 not in self.disable_corrector:
                 here = self._corrected(points[i - previous : i + 1][::-1])
-            previous = self._order(i, len(timesteps))
+            previous = self._order(i, begin, len(timesteps))
             update = self._predicted(here, points[i + 1 - previous : i + 2][::-1])
             steps.append(self.row(t, points[i], update, clean=self.predict_x0, flow=self.predict_x0, save=here))
-        return self.whole(steps, levels)
+        return self.whole(steps, levels[begin:])
 
     def bound(self) -> Bound:
         """What the plan applies to each prediction; the form that predicts noise has none."""
@@ -61,8 +61,8 @@ class UniPCMultistepScheduler(LogSNRSpace):
         if not self.use_flow_sigmas and (self.shift_terminal is not None or own is not None):
             raise InputError(f"{'sigmas' if own is not None else 'shift_terminal'} need use_flow_sigmas")
 
-    def _order(self, i: int, count: int) -> int:
-        order = min(self.solver_order, i + 1)
+    def _order(self, i: int, begin: int, count: int) -> int:
+        order = min(self.solver_order, i - begin + 1)
         return min(order, count - i) if self.lower_order_final else order
 
     def _levels(self, count: int, table: Floats, own: Sequence[float] | None) -> tuple[Doubles, Floats]:
