@@ -19,7 +19,7 @@ from export.consistency import check_consistency, try_components
 from export.demo import trained
 from export.destination import resolve_destination
 from export.engines_onnx import ONNX
-from export.errors import CheckpointError
+from export.errors import BuildError, CheckpointError
 from export.hub import fetch
 from export.islands import measure_islands
 from export.maker import Job
@@ -60,11 +60,19 @@ def open_checkpoint(identifier: str, revision: str | None = None, variant: str |
     return Checkpoint(cached, identifier, commit, variant)
 
 
-def build(checkpoint: Checkpoint, out: Path, target: Target | None = None, report: Report = print) -> None:
+def build(
+    checkpoint: Checkpoint,
+    out: Path,
+    target: Target | None = None,
+    report: Report = print,
+    *,
+    only_missing: bool = False,
+) -> None:
     """Build the bundle at `out`, one module in memory at a time.
 
     An engine of an earlier bundle there that was made from the same weights, configs, code, versions and options is
-    taken over. Raises CheckpointError or BuildError, and then leaves no partial bundle.
+    taken over; with `only_missing` every one is, whatever code and versions made it. Raises CheckpointError or
+    BuildError, and then leaves no partial bundle.
     """
     out = resolve_destination(out)
     check_consistency(checkpoint)
@@ -76,6 +84,8 @@ def build(checkpoint: Checkpoint, out: Path, target: Target | None = None, repor
     kept = (
         {} if earlier is None else {name: engine.record.build_key for name, engine in earlier.manifest.engines.items()}
     )
+    if only_missing:
+        keys |= _keys_to_keep(earlier, out, checkpoint, target)
     try_components(checkpoint, (name for name, key in keys.items() if kept.get(name) != key))
     with staged(out) as folder:
         engines: dict[str, EngineSpec] = {}
@@ -123,8 +133,8 @@ def verify(bundle: Bundle, checkpoint: Checkpoint, report: Report = print) -> No
             f"rebuild: {bundle.rebuild_command}"
         )
     device = open_bundle_device(bundle, precision="auto" if bundle.needs_gpu() else "fp32")
-    for name, make in COMPONENTS.items():
-        spec = bundle.manifest.engines[name]
+    for name, spec in bundle.manifest.engines.items():
+        make = COMPONENTS[name]
         if spec.precision == "int8":
             report(f"  {name}: INT8 was compared on recorded inputs when it was built, and is not compared here")
             continue
@@ -183,6 +193,19 @@ def _build_engine(
             feeds=feeds,
         )
         return target.maker.make_engine(job).recorded(islands=islands)
+
+
+def _keys_to_keep(earlier: Bundle | None, out: Path, checkpoint: Checkpoint, target: Target) -> dict[str, str]:
+    """The keys of all engines of an earlier bundle, which is of the same weights and backend."""
+    if earlier is None:
+        raise BuildError(f"there is no bundle at {out} that lacks only some engines: leave out --only-missing")
+    if earlier.manifest.checkpoint.weights_sha256 != checkpoint.weights_sha256:
+        raise BuildError(f"{out} was built from other weights than {checkpoint.id} has: leave out --only-missing")
+    spec = earlier.manifest.engines["unet"]
+    made_by = spec.backend.replace("onnxruntime", "onnx") if spec.built_for is None else spec.built_for.flavour
+    if target.maker.name != made_by.replace("_", "-"):
+        raise BuildError(f"{out} was built otherwise: {earlier.rebuild_command} --only-missing")
+    return {name: engine.record.build_key for name, engine in earlier.manifest.engines.items()}
 
 
 def _earlier_bundle(out: Path) -> Bundle | None:

@@ -44,6 +44,7 @@ from runtime.bundle.manifest import (
     AudioSpec,
     FeatureExtractorSpec,
     FileSpec,
+    MelSpec,
     SpeechSpec,
     TokenizerSpec,
     describe_file,
@@ -65,6 +66,7 @@ MODULES: dict[str, dict[type, Any]] = {
 }
 Spec = TypeVar("Spec", bound=msgspec.Struct)
 _TOKENIZERS = ("tokenizer", "tokenizer_2")
+WIDE_BAND_HZ = 48_000  # sample rate from which the original project leaves out the lowest 20 Hz
 PROJECTED_EXTRA = 5  # positions that the projection adds to the second text's
 END_TOKEN_ID = 182  # of a transcription: a constant in the reference pipeline
 VOCABULARY = "vocabulary.json"
@@ -194,6 +196,7 @@ class Checkpoint:
                     vae_scaling_factor=vae.scaling_factor,
                     vocoder_context_frames=vocoder_context_frames(msgspec.structs.asdict(vocoder)),
                     vocoder_window_frames=WINDOW_FRAMES,
+                    mel=_mel(vocoder.sampling_rate),
                 )
             )
 
@@ -297,6 +300,17 @@ class Checkpoint:
                     found: dict[str, Any] = nested[key]
                     return found
         return read_json(folder / "preprocessor_config.json", self.id)
+
+
+def _mel(sample_rate_hz: int) -> MelSpec:
+    """The mel spectrograms that the autoencoders were trained on, which no config of a checkpoint tells.
+
+    Source: the original project's settings for 16, 32 and 48 kHz, in all of which a window is the power of two below
+    64 ms, or just that.
+    """
+    fft_samples = 1 << max(int(0.064 * sample_rate_hz).bit_length() - 1, 1)
+    low_hz = 20.0 if sample_rate_hz >= WIDE_BAND_HZ else 0.0
+    return MelSpec(fft_samples=fft_samples, min_frequency_hz=low_hz, max_frequency_hz=sample_rate_hz / 2)
 
 
 def _class_name(entry: Any) -> str | None:

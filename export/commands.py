@@ -62,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--backend", choices=BACKENDS, default="onnx", help="engine format (default: onnx)")
     build.add_argument("--precision", choices=["fp32", "fp16", "bf16", "int8"], help="(default: fp32; openvino: fp16)")
     build.add_argument(
+        "--only-missing", action="store_true", help="add the engines that an earlier bundle at --out lacks, no more"
+    )
+    build.add_argument(
         "--max-error",
         type=float,
         default=0.02,
@@ -133,7 +136,8 @@ def _build(options: argparse.Namespace, console: Console) -> None:
     if out is None:
         out = Path(ENGINES_FOLDER) / (_bundle_name(options.checkpoint) + target.suffix)
         resolve_destination(out)
-    build(open_checkpoint(options.checkpoint, options.revision, options.variant), out, target, console.say)
+    checkpoint = open_checkpoint(options.checkpoint, options.revision, options.variant)
+    build(checkpoint, out, target, console.say, only_missing=options.only_missing)
     console.say(f"built {out}")
 
 

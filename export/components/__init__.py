@@ -21,6 +21,7 @@ COMPONENTS: dict[str, Submodule] = {
     "language_model": Submodule(gpt2.language_model),
     "unet": Submodule(unet.unet, Facts(spans_audio=True, quantized=True)),
     "unet_shallow": Submodule(unet_shallow.unet_shallow, Facts(spans_audio=True)),
+    "vae_encoder": Submodule(vae.encoder, Facts(rows="sliceable", spans_audio=True)),
     "vae_decoder": Submodule(vae.decoder, Facts(rows="sliceable", spans_audio=True, quantized=True)),
     "vocoder": Submodule(hifigan.vocoder, Facts(rows="waveform", in_windows=True, audible=True, quantized=True)),
 }

@@ -9,6 +9,7 @@ from runtime.backends.engine import Engine, load_engine
 from runtime.backends.shared import file_stamp
 from runtime.bundle.manifest import FileSpec, Manifest, read_manifest
 from runtime.bundle.rebuild import rebuild_command
+from runtime.bundle.schema import LATER_ENGINES
 from runtime.checks import shown
 from runtime.errors import BundleError, IncompatibleEngineError, InputError
 
@@ -79,6 +80,9 @@ class Bundle:
         """
         spec = self.manifest.engines.get(name)
         if spec is None:
+            if name in LATER_ENGINES:
+                command = f"{self.rebuild_command} --only-missing"
+                raise BundleError(f"{self.folder} was built before there was an engine '{name}'; add it: {command}")
             has = ", ".join(sorted(self.manifest.engines))
             raise BundleError(f"{self.folder} has no engine '{name}' (it has {has}); rebuild: {self.rebuild_command}")
         paths = [self.path(file) for file in spec.files]

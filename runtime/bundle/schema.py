@@ -29,6 +29,7 @@ ENGINES = (  # of this family: the names that the pipeline asks for
     "vae_decoder",
     "vocoder",
 )
+LATER_ENGINES = ("vae_encoder",)  # which bundles lack that were built before there were these
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]  # of samples, frames, bins, channels, tokens
 TokenId = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
@@ -199,6 +200,18 @@ class CheckpointSpec(_Part, frozen=True):
     variant: Place | None = None
 
 
+class MelSpec(_Part, frozen=True):
+    """What turns audio into the log-mel spectrogram that the autoencoder takes; hop and bins are AudioSpec's."""
+
+    fft_samples: Annotated[int, msgspec.Meta(ge=2, le=1 << 20)]
+    min_frequency_hz: Frequency
+    max_frequency_hz: Frequency
+
+    def __post_init__(self) -> None:
+        if not self.min_frequency_hz < self.max_frequency_hz:
+            raise InputError(f"mel: frequencies {self.min_frequency_hz:g} to {self.max_frequency_hz:g} Hz do not rise")
+
+
 class AudioSpec(_Part, frozen=True):
     """Numbers of the audio side. One latent row is `vae_scale_factor` mel frames of `hop_samples` samples each.
 
@@ -215,6 +228,7 @@ class AudioSpec(_Part, frozen=True):
     vae_scaling_factor: Annotated[float, msgspec.Meta(ge=1e-6, le=1e6)]
     vocoder_context_frames: Annotated[int, msgspec.Meta(ge=0, le=1 << 16)]
     vocoder_window_frames: Count
+    mel: MelSpec | None = None  # None: in a bundle without the engine that would take it
 
     def __post_init__(self) -> None:
         if self.mel_bins % self.vae_scale_factor:
@@ -262,7 +276,7 @@ class Manifest(_Part, frozen=True):
     def __post_init__(self) -> None:
         wanted = ["text_encoder"] if self.speech is not None else ["text_encoder", "text_encoder_2"]
         _check_names("tokenizers", self.tokenizers, wanted)
-        _check_names("engines", self.engines, ENGINES)
+        _check_names("engines", self.engines, ENGINES, LATER_ENGINES)
         _check_files([file.name for file in self.files()])
         _check_sizes(self)
         if not isinstance(self.scheduler.get("_class_name"), str):
@@ -278,11 +292,11 @@ class Manifest(_Part, frozen=True):
             yield from engine.files
 
 
-def _check_names(kind: str, found: Collection[str], wanted: Collection[str]) -> None:
-    """Raise InputError unless a table of the manifest has exactly the wanted names."""
+def _check_names(kind: str, found: Collection[str], wanted: Collection[str], more: Collection[str] = ()) -> None:
+    """Raise InputError unless a table of the manifest has exactly the wanted names, and maybe some `more`."""
     if missing := sorted(set(wanted) - set(found)):
         raise InputError(f"{kind} has no {', '.join(missing)}")
-    if unknown := sorted(set(found) - set(wanted)):
+    if unknown := sorted(set(found) - set(wanted) - set(more)):
         raise InputError(f"{kind} has {', '.join(map(repr, unknown))}, which nothing here reads")
 
 
@@ -310,6 +324,7 @@ def _check_sizes(manifest: Manifest) -> None:
         ("audio_encoder", "input_features", (None, 1, extractor.frames, extractor.mel_bins)),
         ("unet", "sample", latents),
         ("vae_decoder", "latents", latents),
+        *([("vae_encoder", "mel", (None, None, audio.mel_bins))] if "vae_encoder" in engines else []),
         ("vocoder", "mel", (None, None, audio.mel_bins)),
         *((name, "input_ids", (None, length)) for name, length in lengths.items()),
     ):

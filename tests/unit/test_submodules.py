@@ -13,21 +13,23 @@ from export.target import GROWING, QUANTIZED, Target, build_keys
 from runtime.backends.device import HostDevice
 from runtime.bundle import Bundle
 from runtime.bundle.manifest import ENGINES, SCHEMA
+from runtime.bundle.schema import LATER_ENGINES
 from tests.unit.test_bundle import make_bundle
 
 
 def test_the_builder_makes_what_the_runtime_asks_for() -> None:
-    assert tuple(COMPONENTS) == ENGINES
+    assert sorted(COMPONENTS) == sorted((*ENGINES, *LATER_ENGINES))
 
 
 def test_facts() -> None:
     """As measured: see bench/LOG.md for INT8 and for what is heard."""
     assert QUANTIZED == ("unet", "vae_decoder", "vocoder")
-    assert GROWING == ("unet", "unet_shallow", "vae_decoder")
+    assert GROWING == ("unet", "unet_shallow", "vae_encoder", "vae_decoder")
     assert [name for name, part in COMPONENTS.items() if part.facts.audible] == ["vocoder"]
     assert [name for name, part in COMPONENTS.items() if part.facts.in_windows] == ["vocoder"]
     assert {name: part.facts.rows for name, part in COMPONENTS.items() if part.facts.rows != "guided"} == {
         "audio_encoder": "waveform",
+        "vae_encoder": "sliceable",
         "vae_decoder": "sliceable",
         "vocoder": "waveform",
     }
