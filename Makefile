@@ -42,7 +42,7 @@ bench: .venv/export
 	touch $@
 
 .venv/dev: .venv/export
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[cpu,export,plot,serve,tts,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[cpu,export,loudness,plot,serve,tts,dev]"
 	touch $@
 
 clean:

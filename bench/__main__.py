@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(
-        required=True, metavar="step | kvcache | memory | gpu | latency | quality | serve", dest="name"
+        required=True, metavar="step | kvcache | memory | gpu | latency | quality | serve | edits", dest="name"
     )
     step = commands.add_parser("step", help="one guided UNet step at base size, against eager diffusers FP32")
     step.add_argument("--runs", type=int, default=15, help="timed runs of each (default: %(default)s)")
@@ -52,7 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_quality_options(quality)
     serve = commands.add_parser("serve", help="load on the service, against diffusers behind FastAPI")
     _add_serve_options(serve)
-    for command in (step, cache, memory, on_gpu, latency, quality, serve):
+    edits = commands.add_parser("edits", help="what becomes of audio that is given, and loops, against naive ways")
+    _add_edits_options(edits)
+    for command in (step, cache, memory, on_gpu, latency, quality, serve, edits):
         command.add_argument("--out", type=Path, default=Path("bench/results"), help="folder for the JSON")
     return parser
 
@@ -138,6 +140,21 @@ def _add_serve_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_serve)
 
 
+def _add_edits_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--engines", type=Path, required=True, metavar="FOLDER", help="a bundle of the demo, whose sounds are judged")
+    studies = "round_trip, variations, inpainting, continuation, long_form or loops (default: all)"
+    add("studies", nargs="*", metavar="STUDY", help=studies)
+    add("--per-class", type=_at_least(1), default=2, metavar="K", help="sounds of each class (default: %(default)s)")
+    add("--only", nargs="+", metavar="CLASS", help="classes to ask for (default: all)")
+    add("--seed", type=_at_least(0), default=0, help="of the sounds (default: %(default)s)")
+    add("--steps", type=_at_least(1), default=20, help="denoising steps (default: %(default)s)")
+    add("--scheduler", default="dpmpp_2m", metavar="NAME", help="(default: %(default)s)")
+    add("--plot", type=Path, metavar="FILE", help="a picture of the variations, as PNG")
+    add("--json", type=Path, metavar="FILE", help="where to write the JSON (default: a new file in --out)")
+    parser.set_defaults(run=_edits)
+
+
 def _at_least(least: int) -> Callable[[str], int]:
     def number(text: str) -> int:
         if (value := int(text)) < least:
@@ -191,6 +208,12 @@ def _latency(options: argparse.Namespace) -> dict[str, Any]:
     from bench.latency import contest
 
     return contest.run(options)
+
+
+def _edits(options: argparse.Namespace) -> dict[str, Any]:
+    from bench.edits import studies
+
+    return studies.run(options)
 
 
 def _quality(options: argparse.Namespace) -> dict[str, Any]:

@@ -59,6 +59,27 @@ class Arguments:
     - `feature_cache_interval`: the whole UNet runs at every so many steps. At the others only its outermost level runs,
       on what was kept of the rest. Default 1. 2 saves a third of the demo's work and changes the sound (DeepCache, Ma
       et al. 2023).
+    - `window_s`: seconds that the model sees at once. Longer audio is made of windows that overlap by a half, averaged
+      at every step (MultiDiffusion, Bar-Tal et al. 2023), in memory that does not grow with its length. Default: all of
+      it, but for audio that is given and is longer with what is added to it than the checkpoint's duration.
+    - `loop`: whether the end leads into the beginning. Default False.
+    - `prompt_weights`: whether the prompt has weights: "(word:1.3)" counts 1.3 times, "(word)" 1.1 times, "[word]" 1 /
+      1.1 times; a backslash before a bracket means the bracket. They scale the states of the second text encoder
+      alone: the language model's, which are of the whole text, know nothing of them. Default False.
+
+    Audio that is given, and what is done to it:
+
+    - `audio`: a file that libsndfile reads (its path or its bytes), or samples (samples,) or (channels, samples) with
+      their `sampling_rate` in Hz. The mean of its channels is taken, at the model's rate. The sound has its length.
+    - `strength`: from 0, the audio as the autoencoder and the vocoder have it, to 1, nothing of it. As in diffusers'
+      image-to-image pipelines it is the share of the steps that are made. Default 0.8; with a range or an extension 1.
+    - `inpaint_seconds`: ranges (start, stop) in seconds that are made anew. All else comes back as it was given, sample
+      by sample.
+    - `inpaint_hz`: the frequencies (low, high) that are made anew, in these ranges or everywhere.
+    - `inpaint_mask`: in place of both, 1 for what is made anew and 0 for what is kept, (height, width) of the latents
+      or their whole shape.
+    - `extend_s`: seconds to add at the end, or two numbers, for the start and the end.
+    - `encoding`: "mode" of the encoder's distribution, or a "sample" of it, drawn from the seeds. Default "mode".
     """
 
     prompt: str | Sequence[str] | None = None
@@ -89,6 +110,17 @@ class Arguments:
     audio_callback: Callable[[Array], object] | None = None
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     feature_cache_interval: int = 1
+    window_s: float | None = None
+    loop: bool = False
+    prompt_weights: bool = False
+    audio: Any = None
+    sampling_rate: int | None = None
+    strength: float | None = None
+    inpaint_seconds: Sequence[tuple[float, float]] | None = None
+    inpaint_hz: tuple[float, float] | None = None
+    inpaint_mask: Array | None = None
+    extend_s: float | tuple[float, float] | None = None
+    encoding: str = "mode"
 
 
 class StopDenoising(Exception):  # noqa: N818  not an error: the callback's way to end the loop early

@@ -9,10 +9,12 @@ from typing import Any
 from runtime.pipeline import AudioLDM2Pipeline
 from runtime.prompts_file import Job, Line, Refused, read_jobs
 from runtime.sound.files import picture_beside
+from runtime.sound.finish import Finish
 from runtime.sound.saving import Sound, save
 from runtime.wording import one_line
 
 logger = logging.getLogger(__name__)
+PLAIN = Finish()
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ def run_file(
     *,
     as_float: bool,
     plot: bool = False,
+    finish: Finish = PLAIN,
     **arguments: Any,
 ) -> Iterator[Outcome]:
     """Run a whole prompts file. Outcomes come as they are known: first those of lines that cannot run.
@@ -43,7 +46,7 @@ def run_file(
     `open_pipeline` is called once, with the number of prompts, when there is something to render. See `read_jobs` for
     the file, the pattern and the defaults, `run_jobs` for the rest.
     """
-    read = list(read_jobs(file, pattern, defaults, as_float=as_float))
+    read = list(read_jobs(file, pattern, defaults, as_float=as_float, source=arguments.get("audio")))
     yield from (Outcome(item.number, error=one_line(item.error)) for item in read if isinstance(item, Refused))
     jobs = [item for item in read if isinstance(item, Job)]
     for job in jobs:
@@ -51,7 +54,7 @@ def run_file(
             logger.warning("line %d: the prompt is blank", job.number)
     if jobs:
         pipeline = open_pipeline(len(jobs))
-        yield from run_jobs(pipeline, jobs, batch_size, as_float=as_float, plot=plot, **arguments)
+        yield from run_jobs(pipeline, jobs, batch_size, as_float=as_float, plot=plot, finish=finish, **arguments)
 
 
 def run_jobs(
@@ -61,6 +64,7 @@ def run_jobs(
     *,
     as_float: bool,
     plot: bool = False,
+    finish: Finish = PLAIN,
     **arguments: Any,
 ) -> Iterator[Outcome]:
     """Run the jobs, up to `batch_size` of one duration at once. Outcomes come as their batches are done.
@@ -71,7 +75,7 @@ def run_jobs(
     """
     for batch in _batches(jobs, batch_size):
         for job, sound in _render(pipeline, batch, arguments):
-            yield sound if isinstance(sound, Outcome) else _write(job, sound, as_float=as_float, plot=plot)
+            yield sound if isinstance(sound, Outcome) else _write(job, sound, finish, as_float=as_float, plot=plot)
 
 
 def summary_of(outcomes: list[Outcome], seconds: float) -> dict[str, Any]:
@@ -105,8 +109,9 @@ def _render(
         yield from _render(pipeline, [job], arguments)
 
 
-def _write(job: Job, sound: Sound, *, as_float: bool, plot: bool) -> Outcome:
+def _write(job: Job, sound: Sound, finish: Finish, *, as_float: bool, plot: bool) -> Outcome:
     try:
+        sound = finish(sound)
         picture = picture_beside(job.output) if plot else None
         save(sound, job.output, as_float=as_float, picture=picture, title=job.line.prompt)
     except Exception as error:  # of a full disk, say; the other sounds of the batch are written all the same

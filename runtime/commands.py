@@ -99,16 +99,18 @@ def _open_pipeline(options: argparse.Namespace) -> "AudioLDM2Pipeline":
 def _run_one(options: argparse.Namespace, console: Console) -> int:
     from runtime.progress import Progress
     from runtime.sound.files import check_output, picture_beside
+    from runtime.sound.finish import Finish
     from runtime.sound.saving import Sound, save
 
     output = DEFAULT_OUTPUT if options.output is None else options.output
-    check_output(output, as_float=options.float)
+    finish = Finish(options.fade, options.loudness, options.sample_rate)
+    check_output(output, as_float=options.float, sample_rate_hz=options.sample_rate, source=options.audio)
     picture = picture_beside(output) if options.plot else None
     if not options.prompt.strip():
         logger.warning("the prompt is blank: the sound will be of nothing in particular")
     with Progress(console, options.steps, hint=_hint(options), hidden=options.quiet) as progress:
         pipeline = _open_pipeline(options)
-        result = pipeline(
+        request = pipeline.check(
             options.prompt,
             transcription=options.transcription,
             audio_length_in_s=options.duration,
@@ -117,7 +119,9 @@ def _run_one(options: argparse.Namespace, console: Console) -> int:
             callback=progress.step,
             **call_arguments(options),
         )
-    sound = Sound.of_row(0, result.audios, result.sampling_rate, result.scores)
+        progress.expect(request.steps)
+        result = pipeline.render(request)
+    sound = finish(Sound.of_row(0, result.audios, result.sampling_rate, result.scores))
     picture = save(sound, output, as_float=options.float, picture=picture, title=options.prompt)
     console.written += 1
     factor = sum(result.timings.values()) / sound.duration_s
@@ -146,6 +150,7 @@ def _run_many(options: argparse.Namespace, console: Console) -> int:
     from runtime.batch import run_file, summary_of
     from runtime.progress import Progress
     from runtime.prompts_file import Line
+    from runtime.sound.finish import Finish
 
     if options.output == STANDARD_OUTPUT:
         raise InputError("--output - holds one sound: with --prompts-file name a pattern")
@@ -175,6 +180,7 @@ def _run_many(options: argparse.Namespace, console: Console) -> int:
                 options.batch_size,
                 as_float=options.float,
                 plot=options.plot,
+                finish=Finish(options.fade, options.loudness, options.sample_rate),
                 callback=progress.step,
                 **call_arguments(options),
             ):

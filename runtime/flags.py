@@ -89,6 +89,16 @@ def seeds(text: str) -> int | list[int]:
     return found[0] if len(found) == 1 else found
 
 
+def one_or_pair(text: str) -> tuple[float, float]:
+    """A number twice, such as "0.5", or two numbers, such as "0.1:0.5"."""
+    return interval(text) if ":" in text else (number(text), number(text))
+
+
+def at_the_end(text: str) -> tuple[float, float]:
+    """A number for the end, such as "5", or one for the start and one for the end, such as "2:5"."""
+    return interval(text) if ":" in text else (0.0, number(text))
+
+
 def interval(text: str) -> tuple[float, float]:
     """Two numbers, such as "0.2:0.8"."""
     parts = text.split(":")

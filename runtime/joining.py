@@ -24,6 +24,8 @@ def batch_key(request: Request) -> Hashable | None:
         or request.latents is not None
         or request.callback is not None
         or request.audio_callback is not None
+        or request.edit is not None
+        or request.canvas is not None
         or not request.return_dict
         or not all(isinstance(seed, int) for seed in request.seeds)
     )
@@ -37,6 +39,7 @@ def batch_key(request: Request) -> Hashable | None:
         request.guidance_scale if request.guided else None,
         request.guidance_interval,
         request.feature_cache_interval,
+        request.prompt_weights,
         request.max_new_tokens,
         request.plan,
         request.output_type,

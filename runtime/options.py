@@ -6,7 +6,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any, NoReturn
 
-from runtime.flags import DASH_HINT, Parser, interval, number, seeds, whole
+from runtime.flags import DASH_HINT, Parser, at_the_end, interval, number, one_or_pair, seeds, whole
 
 DESCRIPTION = "Turn a text prompt into an audio file with prebuilt AudioLDM2 engines."
 EPILOG = "Build engines first: python -m export build --checkpoint cvssp/audioldm2 (or --checkpoint demo)."
@@ -14,23 +14,35 @@ DEFAULT_STEPS, FAST_STEPS, FAST_SCHEDULER = 200, 20, "DPMSolverMultistepSchedule
 DEFAULT_OUTPUT, DEFAULT_PATTERN = "output.wav", "output-{index:04d}.wav"
 
 FLAG_OF_ARGUMENT = {
+    "audio": "--audio",
     "audio_length_in_s": "--duration",
+    "encoding": "--encoding",
     "eta": "--eta",
+    "extend_s": "--extend",
+    "fade": "--fade",
     "feature_cache_interval": "--feature-cache",
     "guidance_interval": "--guidance-interval",
     "guidance_scale": "--guidance-scale",
+    "inpaint_hz": "--inpaint-hz",
+    "inpaint_seconds": "--inpaint",
+    "loop": "--loop",
+    "loudness": "--loudness",
     "low_memory": "--low-memory",
     "max_new_tokens": "--max-new-tokens",
     "negative_prompt": "--negative-prompt",
     "num_inference_steps": "--steps",
     "num_waveforms_per_prompt": "--num-waveforms",
     "prompt": "PROMPT",
+    "prompt_weights": "--prompt-weights",
+    "sample_rate": "--sample-rate",
     "scheduler": "--scheduler",
     "seed": "--seed",
     "seed_device": "--seed-device",
+    "strength": "--strength",
     "threads": "--threads",
     "transcription": "--transcription",
     "vae_slicing": "--vae-slicing",
+    "window_s": "--window",
 }
 _ARGUMENT = re.compile(rf"^({'|'.join(FLAG_OF_ARGUMENT)})\b|\b({'|'.join(n for n in FLAG_OF_ARGUMENT if '_' in n)})\b")
 
@@ -83,6 +95,15 @@ def call_arguments(options: argparse.Namespace) -> dict[str, Any]:
         "max_new_tokens": options.max_new_tokens,
         "scheduler": options.scheduler,
         "seed_device": options.seed_device,
+        "prompt_weights": options.prompt_weights,
+        "loop": options.loop,
+        "window_s": options.window,
+        "audio": options.audio,
+        "strength": options.strength,
+        "inpaint_seconds": options.inpaint,
+        "inpaint_hz": options.inpaint_hz,
+        "extend_s": options.extend,
+        "encoding": options.encoding,
     }
 
 
@@ -98,6 +119,8 @@ def _parser() -> Parser:
     parser = Parser(prog="trt-audioldm2", description=DESCRIPTION, epilog=EPILOG)
     _add_texts(parser.add_argument)
     _add_sound(parser.add_argument)
+    _add_audio(parser.add_argument_group("audio that is given").add_argument)
+    _add_finish(parser.add_argument_group("the file").add_argument)
     add_machine(parser.add_argument)
     _add_words(parser.add_argument)
     return parser
@@ -109,6 +132,7 @@ def _add_texts(add: Callable[..., argparse.Action]) -> None:
     add("--batch-size", type=whole, default=1, metavar="N", help="prompts rendered at once (default: %(default)s)")
     add("--transcription", metavar="TEXT", help="what to say, for a speech checkpoint; the prompt describes the voice")
     add("--negative-prompt", metavar="TEXT", help="what not to hear")
+    add("--prompt-weights", action="store_true", help='read "(word:1.3)" in prompts as a weight')
     add("--engines", metavar="FOLDER", help="the bundle (default: $TRT_AUDIOLDM2_ENGINES, or the only one in engines/)")
     add(
         "--output",
@@ -147,9 +171,31 @@ def _add_sound(add: Callable[..., argparse.Action]) -> None:
     add("--duration", type=number, metavar="SECONDS", help=length)
     add("--num-waveforms", type=whole, default=1, metavar="N", help="make N, keep the one CLAP ranks best (default: 1)")
     add("--seed", type=seeds, metavar="N[,N...]", help="one, or one a waveform (default: drawn, and printed)")
+    add("--loop", action="store_true", help="let the end lead into the beginning")
+    windows = "windows of this length, for long sounds in little memory (default: all at once)"
+    add("--window", type=number, metavar="SECONDS", help=windows)
     add("--eta", type=number, default=0.0, metavar="X", help="DDIM's noise, 0 to 1 (default: %(default)s)")
     add("--max-new-tokens", type=whole, metavar="N", help="GPT2's new embeddings (default: the checkpoint's)")
     add("--seed-device", choices=["cpu", "cuda"], default="cpu", help="whose generator of torch's a seed is for")
+
+
+def _add_audio(add: Callable[..., argparse.Action]) -> None:
+    add("--audio", metavar="FILE", help="make the sound from this one; of a file that libsndfile reads")
+    strength = "from 0, the same sound, to 1, nothing of it (default: 0.8; with a range or an extension 1)"
+    add("--strength", type=number, metavar="X", help=strength)
+    anew = "make this range anew and keep the rest, sample by sample; may be given again"
+    add("--inpaint", type=interval, action="append", metavar="START:STOP", help=f"seconds: {anew}")
+    frequencies = "make these frequencies anew, in the ranges or everywhere"
+    add("--inpaint-hz", type=interval, metavar="LOW:HIGH", help=frequencies)
+    add("--extend", type=at_the_end, metavar="[BEFORE:]SECONDS", help="go on for so long, at the end or on either side")
+    add("--encoding", choices=["mode", "sample"], default="mode", help="of the encoder's latents (default: mode)")
+
+
+def _add_finish(add: Callable[..., argparse.Action]) -> None:
+    add("--fade", type=one_or_pair, default=(0.0, 0.0), metavar="SECONDS[:OUT]", help="fade in and out (default: 0)")
+    loudness = "integrated loudness, such as -16; the true peak stays at -1 dBTP or below"
+    add("--loudness", type=number, metavar="LUFS", help=loudness)
+    add("--sample-rate", type=whole, metavar="HZ", help="of the file (default: the model's); adds nothing above it")
 
 
 def add_machine(add: Callable[..., argparse.Action]) -> None:

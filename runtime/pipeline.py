@@ -12,7 +12,8 @@ from runtime.arguments import arguments_of, options_of
 from runtime.backends.device import Array
 from runtime.backends.graphs import Graphs
 from runtime.bundle import Bundle, OpenEngines, choose_backend, open_bundle_device
-from runtime.diffusion.denoise import Denoiser
+from runtime.codec import Codec
+from runtime.diffusion.denoise import Denoiser, Known
 from runtime.diffusion.noise import SeededNoise
 from runtime.embeddings import check_language_model_inputs
 from runtime.errors import NumericsError
@@ -20,7 +21,6 @@ from runtime.memory import check_memory
 from runtime.output import AudioOutput, make_output
 from runtime.request import Request, check_request
 from runtime.sound.scoring import clap_scores
-from runtime.sound.vocode import vocode, vocode_aloud
 from runtime.text.conditioning import Conditioning
 from runtime.text.encoder import PromptEncoder
 from runtime.text.tokenizer import open_tokenizers
@@ -42,6 +42,8 @@ class AudioLDM2Pipeline:
         self._graphs = Graphs(engines, self._device, enabled=not low_memory)
         self._encoder = PromptEncoder(engines, *open_tokenizers(bundle), self._device, self._graphs)
         self._denoiser = Denoiser(engines, self._device, token_multiple=multiple, graphs=self._graphs)
+        slicing = self._options.vae_slicing
+        self._codec = Codec(engines, self._device, self._graphs, self._manifest.audio, slicing=slicing)
         self._turn = threading.RLock()
 
     @classmethod
@@ -72,16 +74,20 @@ class AudioLDM2Pipeline:
             with stage("load"):
                 self._engines.open(*request.engines)
                 check_memory(self._manifest, request, self._device.free_bytes(), self._options)
+            noise = SeededNoise(request.seeds, request.seed_device, self._device.xp, **self._device.threads())
             with stage("encode"):
                 conditioning = self._encode(request)
+                known = self._codec.encode(request.encoded, noise, request.rows)
             with stage("denoise"):
-                latents = self._denoise(conditioning, request)
+                latents = self._denoise(conditioning, request, noise, known)
             if request.output_type == "latent":
                 return make_output(self._finished(latents), request, rate, stage.seconds())
             with stage("decode"):
-                (mel,) = self._graphs.run("decode", "vae_decoder", self._decode, latents)
+                mel = self._codec.decode(latents, request.canvas)
             with stage("vocode"):
-                audios = self._finished(self._waveforms(mel, request)[:, : request.samples])  # (rows, samples)
+                audios = self._finished(self._codec.waveforms(mel, request)[:, : request.samples])  # (rows, samples)
+            if request.edit is not None:
+                audios = request.edit.finished(audios)
             if request.ranked:
                 with stage("rank"):
                     scores = self._scores(audios, request)
@@ -98,31 +104,25 @@ class AudioLDM2Pipeline:
         each = [self._encoder.conditioning(prompt, request.max_new_tokens) for prompt in prompts]
         return Conditioning.batch(each, request.num_waveforms_per_prompt)
 
-    def _denoise(self, conditioning: Conditioning, request: Request) -> Array:
-        """Latents (rows, channels, height, width) from noise to clean; `callback` sees every step and may end it."""
-        xp, plan = self._device.xp, request.plan
-        noise = SeededNoise(request.seeds, request.seed_device, xp, **self._device.threads())
+    def _denoise(self, conditioning: Conditioning, request: Request, noise: SeededNoise, known: Array | None) -> Array:
+        """Latents (rows, channels, height, width) from noise to clean; `callback` sees every step and may end it.
+
+        With `known` latents of a sound that is given they start from these and noise, and keep what is to be kept.
+        """
+        plan, edit, xp = request.plan, request.edit, self._device.xp
         first = noise.randn(request.latent_shape) if request.latents is None else xp.asarray(request.latents)
-        latents, scale = first * np.float32(plan.init_noise_sigma), request.guidance_scale if request.guided else None
+        latents, kept = first * np.float32(plan.init_noise_sigma), None
+        if edit is not None and known is not None:
+            latents = latents if edit.strength == 1 else plan.noised(0, known, first)
+            kept = None if edit.mask is None else Known(known, xp.asarray(edit.mask), first)
+        scale = request.guidance_scale if request.guided else None
         lossy = request.guidance_interval, request.feature_cache_interval
-        steps = self._denoiser.steps(plan, latents, conditioning.feeds(), scale, noise.randn, *lossy)
+        feeds, view = conditioning.feeds(), request.canvas
+        steps = self._denoiser.steps(plan, latents, feeds, scale, noise.randn, *lossy, canvas=view, known=kept)
         for i, latents in enumerate(steps):
             if not request.goes_on(i, latents):
                 break
         return latents
-
-    def _decode(self, latents: Array) -> tuple[Array]:
-        """Mel (rows, frames, mel bins) of latents (rows, channels, height, width)."""
-        decoder, scaled = self._engines["vae_decoder"], latents / np.float32(self._manifest.audio.vae_scaling_factor)
-        slices = np.split(scaled, len(scaled)) if self._options.vae_slicing else [scaled]
-        mels = [decoder.run({"latents": part})["mel"] for part in slices]
-        return (self._device.watch("vae_decoder", np.concatenate(mels)),)
-
-    def _waveforms(self, mel: Array, request: Request) -> Array:
-        vocoder, audio, device = self._engines["vocoder"], self._manifest.audio, self._device
-        if request.audio_callback is not None:
-            return vocode_aloud(vocoder, mel, audio, device, request.samples, request.audio_callback)
-        return self._graphs.run("vocode", "vocoder", lambda mel: (vocode(vocoder, mel, audio, device),), mel)[0]
 
     def _scores(self, audios: Array, request: Request) -> Array:
         """How well each waveform of (rows, samples) on the host fits its prompt: CLAP's cosine similarity, (rows,)."""

@@ -38,9 +38,9 @@ class Progress:
         else:
             self._bar.update()
 
-    def expect(self, prompts: int) -> None:
-        """So many prompts of a file are to be rendered."""
-        self._bar.reset(prompts)
+    def expect(self, count: int) -> None:
+        """So many prompts of a file are to be rendered, or so many steps made of one."""
+        self._bar.reset(count)
 
     def prompt_done(self) -> None:
         """A prompt of a file is done, or lost."""

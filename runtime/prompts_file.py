@@ -64,7 +64,9 @@ class Refused:
     error: InputError
 
 
-def read_jobs(file: str | Path, pattern: str, defaults: Line, *, as_float: bool) -> Iterator[Job | Refused]:
+def read_jobs(
+    file: str | Path, pattern: str, defaults: Line, *, as_float: bool, source: str | Path | None = None
+) -> Iterator[Job | Refused]:
     """Read a prompts file: a job for each good line, a refusal with its error for each bad one.
 
     A line is a prompt, or a JSON object with the fields of `Line`; what an object leaves out comes from `defaults`, and
@@ -84,7 +86,7 @@ def read_jobs(file: str | Path, pattern: str, defaults: Line, *, as_float: bool)
             line = _parse(text, defaults)
             seed = secrets.randbelow(2**31) if line.seed is None else line.seed
             name = _name(pattern, index=index, line=number, seed=seed, prompt=_slug(line.prompt))
-            check_output(name, as_float=as_float)
+            check_output(name, as_float=as_float, source=source)
             output = Path(name)
             if output in taken:
                 raise InputError(f"'{output}' is line {taken[output]}'s file already: use {{index}} in the pattern")

@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
 from importlib.util import find_spec
@@ -15,12 +15,15 @@ from runtime.arguments import Arguments, StopDenoising
 from runtime.backends.device import Array
 from runtime.bundle.manifest import AudioSpec, Manifest
 from runtime.checks import MOST, integer, listed, number, real_array, shown
+from runtime.diffusion.canvas import Canvas
 from runtime.diffusion.noise import Seed, is_generator
 from runtime.diffusion.schedulers import Plan, make_plan, scheduler_class
+from runtime.edit import Edit, check_edit
 from runtime.embeddings import embedding_specs, negative_embeds, positive_embeds
 from runtime.errors import InputError, MissingDependencyError
 from runtime.text.conditioning import Conditioning
 from runtime.text.encoder import Prompt
+from runtime.text.weights import weighted
 from runtime.wording import check_text
 
 LONGEST_S = 1e6  # far more than fits in memory, which is checked later with the numbers: sizes must not overflow first
@@ -39,17 +42,20 @@ class Request:
     prompts: tuple[str, ...] | None
     negative_prompts: tuple[str, ...] | None
     transcriptions: tuple[str, ...] | None  # None: not a speech checkpoint
+    prompt_weights: bool  # whether brackets in prompts are weights
     embeds: Conditioning | None
     negative_embeds: Conditioning | None
     guidance_scale: float
     guidance_interval: tuple[float, float]
     feature_cache_interval: int
-    samples: int
+    samples: int  # of each waveform that is rendered
     latent_shape: tuple[int, int, int, int]  # (rows, channels, height, width)
     num_waveforms_per_prompt: int
     seeds: tuple[Seed, ...]
     seed_device: str  # whose generator of torch's an integer seed stands for: cpu or cuda
     latents: Array | None
+    edit: Edit | None  # what becomes of audio that is given
+    canvas: Canvas | None  # how the model sees the latents; None: all at once
     max_new_tokens: int  # of GPT2
     plan: Plan  # the scheduler's table for this number of steps
     callback: Callable[[int, float, Array], object] | None
@@ -62,6 +68,11 @@ class Request:
     def rows(self) -> int:
         """How many waveforms are made."""
         return self.latent_shape[0]
+
+    @property
+    def steps(self) -> int:
+        """How many steps its callback hears of, if it hears of all."""
+        return sum(self.plan.completed(call) is not None for call in range(len(self.plan.steps)))
 
     @property
     def work(self) -> int:
@@ -77,6 +88,7 @@ class Request:
     def engines(self) -> tuple[str, ...]:
         """The names of the engines that it runs, for loading them side by side."""
         names = ["text_encoder", "text_encoder_2", "projection_model", "language_model", "unet"]
+        names += ["vae_encoder"] if self.encoded is not None else []
         names += ["unet_shallow"] if self.feature_cache_interval > 1 else []
         names += ["vae_decoder", "vocoder"] if self.output_type != "latent" else []
         return (*names, *(["audio_encoder"] if self.ranked and self.output_type != "latent" else []))
@@ -89,6 +101,7 @@ class Request:
             embeds=None if self.embeds is None else self.embeds.row(i),
             negative=None if self.negative_prompts is None else self.negative_prompts[i],
             negative_embeds=self.negative_embeds.row(i) if self.guided and self.negative_embeds is not None else None,
+            weights=self.prompt_weights,
         )
 
     def goes_on(self, i: int, latents: Array) -> bool:
@@ -105,6 +118,12 @@ class Request:
     def guided(self) -> bool:
         """Whether the model runs on a negative half too."""
         return self.guidance_scale > 1.0
+
+    @property
+    def encoded(self) -> Edit | None:
+        """What becomes of audio that is given, if something of it is left."""
+        edit = self.edit
+        return edit if edit is not None and (edit.strength < 1 or edit.mask is not None) else None
 
     @property
     def ranked(self) -> bool:
@@ -125,7 +144,8 @@ def check_request(manifest: Manifest, given: Arguments) -> Request:
     prompts = None if embeds is not None else _texts("prompt", given.prompt)
     count = len(prompts) if prompts is not None else len(embeds.attention_mask)  # type: ignore[union-attr]
     waveforms = _integer("num_waveforms_per_prompt", given.num_waveforms_per_prompt)
-    samples = _samples(audio, given.audio_length_in_s)
+    edit = check_edit(audio, given)
+    samples = _samples(audio, given.audio_length_in_s) if edit is None else edit.canvas[1] - edit.canvas[0]
     shape = _latent_shape(audio, count * waveforms, samples)
     guidance_scale = number("guidance_scale", given.guidance_scale, high=MOST_GUIDANCE)
     negative = negative_embeds(given, specs, embeds, count)
@@ -133,6 +153,7 @@ def check_request(manifest: Manifest, given: Arguments) -> Request:
     return Request(
         prompts=prompts,
         negative_prompts=negatives if negative is None else None,
+        prompt_weights=_prompt_weights(prompts, negatives, given, manifest),
         transcriptions=_transcriptions(prompts, given.transcription, manifest.speech is not None),
         embeds=embeds,
         negative_embeds=negative,
@@ -140,13 +161,15 @@ def check_request(manifest: Manifest, given: Arguments) -> Request:
         guidance_interval=_interval(given.guidance_interval),
         feature_cache_interval=_integer("feature_cache_interval", given.feature_cache_interval),
         samples=samples,
+        edit=edit,
+        canvas=_canvas(audio, shape[2], given, edit),
         latent_shape=shape,
         num_waveforms_per_prompt=waveforms,
         seeds=_seeds(given, count, count * waveforms),
         latents=None if given.latents is None else _latents(given.latents, shape),
         seed_device=given.seed_device,
         max_new_tokens=_new_tokens(given.max_new_tokens, embeds or negative) or manifest.max_new_tokens,
-        plan=_plan(manifest.scheduler, given),
+        plan=_plan(manifest.scheduler, given, 1.0 if edit is None else edit.strength),
         callback=given.callback,
         callback_steps=_integer("callback_steps", given.callback_steps),
         audio_callback=given.audio_callback,
@@ -175,13 +198,43 @@ def _check_the_rest(given: Arguments) -> None:
         raise InputError("cross_attention_kwargs change the attention of a torch module: an engine has none to change")
 
 
-def _plan(own: Mapping[str, Any], given: Arguments) -> Plan:
-    """The scheduler's plan: of the checkpoint's config `own`, of it with another class name, or of another config."""
+def _canvas(audio: AudioSpec, height: int, given: Arguments, edit: Edit | None) -> Canvas | None:
+    """The canvas of a call whose latents have `height` rows; None where the model sees them at once, as they are."""
+    if not isinstance(given.loop, bool):
+        raise InputError(f"loop has to be True or False, got {shown(given.loop)}")
+    window = height
+    if given.window_s is not None:
+        shortest_s = 2 * audio.row_samples / audio.sample_rate_hz
+        seconds = number("window_s", given.window_s, shortest_s, LONGEST_S)
+        window = min(int(seconds * audio.sample_rate_hz) // audio.row_samples, height)
+    elif edit is not None and edit.mask is not None:
+        window = min(audio.default_latent_height, height)
+    canvas = Canvas(height, window, window // 2, loop=given.loop)
+    if given.loop:
+        if edit is not None and edit.mask is not None:
+            raise InputError("loop joins the ends of all that is made: leave out what is to be kept or added")
+        if given.audio_callback is not None or given.feature_cache_interval != 1:
+            raise InputError("loop cannot be together with audio_callback or feature_cache_interval")
+    if edit is not None and edit.fills and given.audio_callback is not None:
+        raise InputError("audio_callback would hear the sound before what is kept is put back: leave it out")
+    return None if canvas.plain else canvas
+
+
+def _plan(own: Mapping[str, Any], given: Arguments, strength: float) -> Plan:
+    """The scheduler's plan: of the checkpoint's config `own`, of it with another class name, or of another config.
+
+    With a strength below 1 it begins later: by diffusers' rule, `int(strength * steps)` steps are left.
+    """
     steps, eta = _integer("num_inference_steps", given.num_inference_steps), number("eta", given.eta, 0.0, 1.0)
     config = given.scheduler if given.scheduler is not None else own
     if isinstance(config, str):
         config = {**own, "_class_name": scheduler_class(config)}
-    return make_plan(config, steps, eta=eta)
+    left = int(strength * steps)
+    if strength == 0:
+        return replace(make_plan(config, steps, eta=eta), steps=())
+    if left == 0:
+        raise InputError(f"strength {strength:g} leaves none of {steps} steps: take more of either")
+    return make_plan(config, steps, eta=eta, begin=steps - left)
 
 
 def _texts(name: str, value: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -222,6 +275,19 @@ def _transcriptions(
     if len(texts) != len(prompts):
         raise InputError(f"transcription has {len(texts)} texts, prompt has {len(prompts)}: give one a prompt")
     return texts
+
+
+def _prompt_weights(
+    prompts: tuple[str, ...] | None, negatives: tuple[str, ...] | None, given: Arguments, manifest: Manifest
+) -> bool:
+    if not isinstance(given.prompt_weights, bool):
+        raise InputError(f"prompt_weights has to be True or False, got {shown(given.prompt_weights)}")
+    if given.prompt_weights and (prompts is None or manifest.speech is not None):
+        raise InputError("prompt_weights are of prompts that T5 reads: not of embeddings, nor of speech checkpoints")
+    if given.prompt_weights:
+        for text in (*(prompts or ()), *(negatives or ())):
+            weighted(text)  # what it refuses is refused now
+    return given.prompt_weights
 
 
 def _interval(value: Any) -> tuple[float, float]:

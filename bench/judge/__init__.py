@@ -18,7 +18,7 @@ from bench.judge.network import Network
 from export.demo.sounds import CLASSES, SAMPLE_RATE_HZ
 from export.demo.training.mel import log_mel
 from runtime.errors import InputError
-from runtime.sound.scoring import resample
+from runtime.sound.resample import resample
 
 WEIGHTS = Path(__file__).parents[1] / "judge.safetensors"
 RETRAIN = "python -m bench.judge --out bench/judge.safetensors"

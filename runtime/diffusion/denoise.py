@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from runtime.backends.device import Array, Device, Replay
 from runtime.backends.engine import Engine
 from runtime.backends.graphs import Graphs
+from runtime.diffusion.canvas import Canvas
 from runtime.diffusion.feature_cache import CachedUNet
 from runtime.diffusion.schedulers import Plan, State, advance, model_input
 from runtime.diffusion.schedulers.fused import FusedSteps, can_fuse, noisy_steps
@@ -23,12 +24,32 @@ WHOLE = (0.0, 1.0)  # of the way from noise to sound
 STEPS_AHEAD = 2  # of a GPU that the host may be: more, and progress and an early end would come too soon
 
 
-def plain_steps(plan: Plan, sample: Array, predict: Predict, randn: Randn) -> Iterator[Array]:
+@dataclass(frozen=True)
+class Known:
+    """What of a sample is known, and stays as it is while the rest is made: inpainting by the reference library's rule.
+
+    All arrays have the sample's shape, or one that is broadcast to it.
+    """
+
+    latents: Array  # of the sound that is given, scaled
+    mask: Array  # 1 is made anew, 0 is kept
+    noise: Array  # the first noise, standard normals, which the known latents have at every step
+
+    def put_back(self, plan: Plan, call: int, sample: Array) -> Array:
+        """The sample that model call number `call` starts from, with what is kept in its place; at the end, clean."""
+        return self.mask * sample + (1 - self.mask) * plan.noised(call, self.latents, self.noise)
+
+
+def plain_steps(
+    plan: Plan, sample: Array, predict: Predict, randn: Randn, known: Known | None = None
+) -> Iterator[Array]:
     """Yield the sample (rows, channels, height, width) after every step; `predict(i, input)` is the guided model."""
     state = State(sample=sample)
     for i, step in enumerate(plan.steps):
         output = predict(i, model_input(step, state))
         state = advance(plan, step, state, output, randn)
+        if known is not None:
+            state = replace(state, sample=known.put_back(plan, i + 1, state.sample))
         yield state.sample
 
 
@@ -50,24 +71,40 @@ class Denoiser:
         randn: Randn,
         guidance_interval: tuple[float, float] = WHOLE,
         feature_cache_interval: int = 1,
+        *,
+        canvas: Canvas | None = None,
+        known: Known | None = None,
     ) -> Iterator[Array]:
         """Yield the sample (rows, channels, height, width) after each step, valid until the next.
 
         `sample` is the first noise, scaled. With a guidance scale the conditioning has twice the rows, the
         unconditional ones first; outside the interval, from its start up to its stop as shares of the steps, only the
         others are run. With a feature cache the whole UNet runs at every so many steps (see CachedUNet). `randn(shape)`
-        draws for schedulers that add noise.
+        draws for schedulers that add noise. `canvas`: see `Canvas`; None: the model sees all rows at once.
         """
         unet, cached = self._engines["unet"], feature_cache_interval > 1
         feeds = {name: array for name, array in conditioning.items() if name in unet.inputs}
-        plain = guidance_interval != WHOLE or cached or not can_fuse(plan)
-        if self._device.gpu is not None and not plain:
+        plain = guidance_interval != WHOLE or cached or canvas is not None or known is not None or not can_fuse(plan)
+        if self._device.gpu is not None and not plain and plan.steps:
             steps = self._replayed(unet, plan, sample, feeds, guidance_scale, randn)
         else:
             scales = _scales(guidance_scale, guidance_interval, len(plan.steps))
-            run = CachedUNet(unet, self._engines["unet_shallow"], feature_cache_interval).run if cached else unet.run
-            steps = plain_steps(plan, sample, partial(self._predict, run, plan, feeds, scales), randn)
+            shallow = self._engines["unet_shallow"] if cached else None
+            views = 1 if canvas is None else len(canvas.windows())
+            predict = []
+            for _ in range(views):  # each window keeps features of its own
+                run = unet.run if shallow is None else CachedUNet(unet, shallow, feature_cache_interval).run
+                predict.append(partial(self._predict, run, plan, feeds, scales))
+            seen = predict[0] if canvas is None else partial(self._see, canvas, predict)
+            steps = plain_steps(plan, sample, seen, randn, known)
         yield from self._in_step(steps)
+
+    def _see(self, canvas: Canvas, predict: Sequence[Predict], i: int, sample: Array) -> Array:
+        """What the model says of every window of `sample`, as one output of its shape."""
+        xp, windows = self._device.xp, canvas.windows(i)
+        views = (xp.take(sample, xp.asarray(rows), axis=2) for rows in windows)
+        outputs = [see(i, view).copy() for see, view in zip(predict, views, strict=True)]
+        return canvas.merged(outputs, windows, 2, xp)
 
     def _in_step(self, steps: Iterator[Array]) -> Iterator[Array]:
         """The same samples, each when the device is at most STEPS_AHEAD steps behind the host."""

@@ -76,6 +76,11 @@ class SeededNoise:
         self._xp = xp
         self._generators = [_generator(seed, device, xp, gpu) for seed in seeds]
 
+    @property
+    def sources(self) -> int:
+        """How many seeds there are."""
+        return len(self._generators)
+
     def randn(self, shape: Sequence[int]) -> Any:
         """Standard normals of `shape` (rows first), float32, an array of `xp`.
 

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -36,17 +37,20 @@ FORMATS = {
 FLOAT = Format("WAV", "FLOAT")
 
 
-def check_output(target: str | Path, *, as_float: bool = False, sample_rate_hz: int | None = None) -> None:
+def check_output(
+    target: str | Path, *, as_float: bool = False, sample_rate_hz: int | None = None, source: str | Path | None = None
+) -> None:
     """Raise InputError unless a waveform can be written to `target`: call it before the work of making one.
 
     `target` is a file's name, whose extension chooses the format, or the string "-" for WAV on standard output. Give a
     user's name as the string that it was: a Path has lost the slash of "sound.wav/". With `as_float` the samples are
     32-bit floats, which WAV alone holds. Some formats take certain sample rates only: give the rate where it is known.
+    A file `source` that the waveform comes from is not to be lost.
     """
     if target == STANDARD_OUTPUT:
         _standard_output()
-    else:
-        find_place(target)
+    elif find_place(target) == (source and Path(os.path.realpath(source))):
+        raise InputError(f"output {quoted(target)} is the sound that is read: give another name")
     format_ = _format_of(target, as_float)
     if sample_rate_hz is not None:
         _encode(target, np.zeros(1, np.float32), sample_rate_hz, format_)

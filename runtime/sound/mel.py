@@ -1,12 +1,22 @@
-"""Slaney's mel scale (Auditory Toolbox, 1998): linear up to 1 kHz, or 15 mel, then 27 mel a factor of 6.4."""
+"""Mel spectrograms on Slaney's scale.
+
+The scale (Auditory Toolbox, 1998) is linear up to 1 kHz, which is 15 mel, then has 27 mel a factor of 6.4.
+"""
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from runtime.backends.device import Array
+from runtime.bundle.manifest import AudioSpec
+from runtime.errors import BundleError
+
 Floats = npt.NDArray[np.float64]
 
+QUIETEST = 1e-5  # of a mel bin's magnitude, before its logarithm is taken
+_BLOCK = 2048  # frames that are transformed at once: what more would save in time, it would take in memory
 _KNEE_HZ, _KNEE_MEL, _STEP = 1000.0, 15.0, np.log(6.4) / 27.0
 
 
@@ -38,3 +48,32 @@ def mel_to_hz(mel: Floats) -> Floats:
     """Mels to frequencies in hertz, of any shape: the inverse of `hz_to_mel`."""
     above = _KNEE_HZ * np.exp(_STEP * (np.maximum(mel, _KNEE_MEL) - _KNEE_MEL))
     return np.where(mel < _KNEE_MEL, mel * _KNEE_HZ / _KNEE_MEL, above)
+
+
+def log_mels(waveforms: Array, audio: AudioSpec, xp: Any = np) -> Array:
+    """What the autoencoder takes: waveforms (rows, samples) to (rows, samples // hop, mel_bins), natural logarithms.
+
+    Source: the original project's TacotronSTFT, with its last frame left out as there: magnitudes, not powers, through
+    filters of unit area. Arrays are of `xp`, NumPy or CuPy. Raises BundleError where the bundle has no encoder.
+    """
+    if (spec := audio.mel) is None:
+        raise BundleError("this bundle was built before audio could be given: build it again")
+    weights = (spec.fft_samples, audio.mel_bins, spec.min_frequency_hz, spec.max_frequency_hz)
+    filters = xp.asarray(mel_filters(audio.sample_rate_hz, *weights))
+    rows = []
+    for waveform in waveforms:
+        mel = magnitudes(waveform, spec.fft_samples, audio.hop_samples, xp) @ filters
+        rows.append(xp.log(xp.maximum(mel[: len(waveform) // audio.hop_samples], QUIETEST)).astype(np.float32))
+    return xp.stack(rows)
+
+
+def magnitudes(audio: Array, fft_samples: int, hop_samples: int, xp: Any = np) -> Array:
+    """Magnitudes of the short-time Fourier transform of (samples,): (samples // hop + 1, fft bins), float64.
+
+    Frames are centred, the waveform is reflected at its ends, the window is a periodic Hann.
+    """
+    padded = xp.pad(xp.asarray(audio, np.float64), fft_samples // 2, mode="reflect")
+    frames = xp.lib.stride_tricks.sliding_window_view(padded, fft_samples)[::hop_samples]
+    window = xp.asarray(np.hanning(fft_samples + 1)[:-1])
+    blocks = (frames[first : first + _BLOCK] * window for first in range(0, len(frames), _BLOCK))
+    return xp.concatenate([xp.abs(xp.fft.rfft(block)) for block in blocks])

@@ -2,12 +2,12 @@
 
 import numpy as np
 import numpy.typing as npt
-import soxr
 
 from runtime.backends.device import Device
 from runtime.backends.engine import Engine
 from runtime.bundle.manifest import FeatureExtractorSpec
-from runtime.sound.mel import mel_filters
+from runtime.sound.mel import magnitudes, mel_filters
+from runtime.sound.resample import resample
 
 Floats = npt.NDArray[np.float32]
 
@@ -48,18 +48,6 @@ def best_first(scores: Floats, candidates: int) -> list[int]:
     return [int(row) for row in (best + np.arange(len(best))[:, None] * candidates).reshape(-1)]
 
 
-def resample(audio: Floats, from_hz: int, to_hz: int) -> Floats:
-    """Resample one waveform, (samples,), without aliasing, at soxr's HQ setting as `librosa.resample` does.
-
-    The new length is rounded up.
-    """
-    if from_hz == to_hz:
-        return audio
-    wanted = -(-len(audio) * to_hz // from_hz)
-    resampled = soxr.resample(audio, from_hz, to_hz, quality="HQ")[:wanted]
-    return np.pad(resampled, (0, wanted - len(resampled)))
-
-
 def log_mel(audio: npt.NDArray[np.floating], spec: FeatureExtractorSpec) -> Floats:
     """The features of one waveform, (samples,) to (1, frames, mel_bins) in dB, as ClapFeatureExtractor has them.
 
@@ -67,16 +55,13 @@ def log_mel(audio: npt.NDArray[np.floating], spec: FeatureExtractorSpec) -> Floa
     random place: one input has one score.
     """
     fitted = _fit(np.asarray(audio, np.float64), spec.max_samples, spec.padding)
-    half = spec.fft_samples // 2
-    padded = np.pad(fitted, half, mode="reflect")
-    frames = np.lib.stride_tricks.sliding_window_view(padded, spec.fft_samples)[:: spec.hop_samples]
-    window = np.hanning(spec.fft_samples + 1)[:-1]  # periodic
-    power = np.abs(np.fft.rfft(frames * window)) ** 2  # (frames, bins)
+    power = magnitudes(fitted, spec.fft_samples, spec.hop_samples) ** 2  # (frames, bins)
     filters = mel_filters(
         spec.sample_rate_hz, spec.fft_samples, spec.mel_bins, spec.min_frequency_hz, spec.max_frequency_hz
     )
     mel = np.maximum(power @ filters, 1e-10)
-    return (10.0 * np.log10(mel)).astype(np.float32)[None]
+    decibels: Floats = (10.0 * np.log10(mel)).astype(np.float32)
+    return decibels[None]
 
 
 def _fit(audio: npt.NDArray[np.float64], size: int, padding: str) -> npt.NDArray[np.float64]:

@@ -1,6 +1,6 @@
 """What the UNet is conditioned on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 
 import numpy as np
@@ -28,6 +28,10 @@ class Conditioning:
         """One row alone."""
         one = slice(index, index + 1)
         return Conditioning(self.prompt_embeds[one], self.attention_mask[one], self.generated_prompt_embeds[one])
+
+    def weighted(self, weights: Array) -> "Conditioning":
+        """The same with the states of the second text encoder scaled, by (rows, tokens)."""
+        return replace(self, prompt_embeds=self.prompt_embeds * weights[:, :, None])
 
     def on(self, xp: ModuleType) -> "Conditioning":
         """The same in arrays of `xp`."""

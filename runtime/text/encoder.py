@@ -1,7 +1,7 @@
 """Prompt to conditioning: CLAP and T5 (or VITS) states, their projection, GPT2's new embeddings."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -13,6 +13,7 @@ from runtime.errors import InputError
 from runtime.text.conditioning import Conditioning
 from runtime.text.speech import VitsTokenizer
 from runtime.text.tokenizer import Ints, TextTokenizer
+from runtime.text.weights import weighted
 
 CAPTURED_TOKENS = 32  # speech makes 512, each with a longer cache: its graph would be large
 CACHED_PROMPTS = 32  # conditioning of one is 0.2 MB at base size, 4 MB for speech
@@ -22,7 +23,7 @@ CACHED_PROMPTS = 32  # conditioning of one is 0.2 MB at base size, 4 MB for spee
 class Prompt:
     """One prompt of a call: a text, or in its place one row of embeddings that were made of a text before.
 
-    Both negative parts are None where there is no guidance.
+    Both negative parts are None where there is no guidance. Where a prompt has `weights`, both texts may have some.
     """
 
     text: str | None
@@ -30,6 +31,7 @@ class Prompt:
     embeds: Conditioning | None = None
     negative: str | None = None
     negative_embeds: Conditioning | None = None
+    weights: bool = False
 
 
 class PromptEncoder:
@@ -52,6 +54,8 @@ class PromptEncoder:
 
     def conditioning(self, prompt: "Prompt", max_new_tokens: int) -> Conditioning:
         """What a prompt conditions the UNet on: one row, or with guidance two, the negative one first."""
+        if prompt.weights and prompt.text is not None:
+            return self._weighted(prompt, max_new_tokens)
         if prompt.text is not None:
             encoded = self.encode(prompt.text, prompt.negative, max_new_tokens, prompt.spoken)
         else:
@@ -63,6 +67,16 @@ class PromptEncoder:
         if prompt.negative_embeds is not None:
             encoded = Conditioning.pair(prompt.negative_embeds.on(self._device.xp), encoded)
         return encoded
+
+    def _weighted(self, prompt: Prompt, max_new_tokens: int) -> Conditioning:
+        """What a prompt with weights conditions the UNet on: its text without brackets, and T5's states scaled."""
+        texts = [weighted(text) for text in (prompt.negative, prompt.text) if text is not None]
+        plain = replace(prompt, text=texts[-1].text, negative=texts[0].text if len(texts) > 1 else None, weights=False)
+        encoded, t5 = self.conditioning(plain, max_new_tokens), self._tokenizers["text_encoder_2"]
+        rows, count = encoded.attention_mask.shape
+        scales = np.ones((rows, count), np.float32)  # a first row of embeddings that were given stays as it is
+        scales[rows - len(texts) :] = [t5.weights(text, count) for text in texts]
+        return encoded.weighted(self._device.xp.asarray(scales))
 
     def _encode(
         self, prompt: str, negative_prompt: str | None, max_new_tokens: int, transcription: str | None = None

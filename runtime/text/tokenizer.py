@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from runtime.bundle import Bundle
 from runtime.bundle.manifest import TokenizerSpec
 from runtime.text.speech import VitsTokenizer
+from runtime.text.weights import Weighted
 from runtime.wording import readable
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,13 @@ class TextTokenizer:
             cut = self._tokenizer.decode(body[keep:])
             logger.warning("the prompt is cut at %d tokens; dropped: '%s'", limit, readable(cut.strip()))
         return list(body[:keep] + tail)
+
+    def weights(self, text: Weighted, count: int) -> list[float]:
+        """What each of the first `count` tokens of a text counts; special tokens, which stand for nothing in it, 1."""
+        encoding = self._tokenizer.encode(text.text)
+        spans = zip(encoding.special_tokens_mask[:count], encoding.offsets, strict=False)
+        found = [1.0 if special else text.of(*span) for special, span in spans]
+        return found + [1.0] * (count - len(found))
 
     def pad(self, rows: list[list[int]], length: int | None = None) -> tuple[Ints, Ints]:
         """Right-pad to the longest row, or to `length`. Returns ids and mask, each (rows, longest), int64."""

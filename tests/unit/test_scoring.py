@@ -6,7 +6,8 @@ import pytest
 from transformers import ClapFeatureExtractor
 
 from runtime.bundle.manifest import FeatureExtractorSpec
-from runtime.sound.scoring import cosine_scores, log_mel, log_mels, resample
+from runtime.sound.resample import resample
+from runtime.sound.scoring import cosine_scores, log_mel, log_mels
 from tests.unit.helpers import EXTRACTOR
 
 OTHER = FeatureExtractorSpec(

@@ -229,7 +229,9 @@ def test_a_full_queue(worker: Worker, started: Callable[..., Service]) -> None:
     until(lambda: worker.rendered)
     for prompt in "ab":
         call(service, prompt)
-    with raises_line(QueueFullError, "2 calls are waiting", "3 s"):  # with the one that runs each takes 1 s, as is guessed
+    with raises_line(
+        QueueFullError, "2 calls are waiting", "3 s"
+    ):  # with the one that runs each takes 1 s, as is guessed
         call(service, "c")
     assert service.waiting == 2
     worker.go.release()

@@ -1,0 +1,79 @@
+"""Between sound and latents: the autoencoder and the vocoder, and audio on its way in."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from runtime.backends.device import Array, Device
+from runtime.backends.graphs import Graphs
+from runtime.bundle import OpenEngines
+from runtime.bundle.manifest import AudioSpec
+from runtime.diffusion.canvas import Canvas
+from runtime.diffusion.noise import SeededNoise
+from runtime.edit import Edit
+from runtime.request import Request
+from runtime.sound.mel import log_mels
+from runtime.sound.vocode import vocode, vocode_aloud
+
+AROUND_ROWS = 16  # of a ring, which the decoder sees beyond either end: 0.64 s of sound at the published sizes
+
+
+class Codec:
+    """Turns sound into latents and latents into sound, with the engines of one bundle."""
+
+    def __init__(
+        self, engines: OpenEngines, device: Device, graphs: Graphs, audio: AudioSpec, *, slicing: bool = False
+    ) -> None:
+        self._engines, self._device, self._graphs = engines, device, graphs
+        self._audio, self._slicing = audio, slicing
+
+    def encode(self, edit: Edit | None, noise: SeededNoise, rows: int) -> Array | None:
+        """Latents of an edit's audio on its canvas, scaled, (1 or rows, channels, height, width); zeros beside it."""
+        if edit is None:
+            return None
+        xp, audio = self._device.xp, self._audio
+        mel = log_mels(edit.waveform(audio.row_samples)[None], audio, xp)
+        outputs = self._engines["vae_encoder"].run({"mel": mel})
+        latents = self._device.watch("vae_encoder", outputs["mean"])
+        if edit.sampled:
+            drawn = noise.randn((noise.sources, *latents.shape[1:]))
+            spread = xp.exp(0.5 * outputs["log_variance"])
+            latents = np.repeat(latents + spread * drawn, rows // noise.sources, axis=0)
+        row, (start, stop) = audio.row_samples, edit.canvas
+        before = (edit.encoded[0] - start) // row
+        after = (stop - start) // row - before - latents.shape[2]
+        scaled = latents * np.float32(audio.vae_scaling_factor)
+        return np.pad(scaled, [(0, 0), (0, 0), (before, after), (0, 0)])
+
+    def decode(self, latents: Array, canvas: Canvas | None) -> Array:
+        """Mel (rows, frames, mel bins) of latents (rows, channels, height, width); of a ring with a turn's ends."""
+        if canvas is None:
+            (mel,) = self._graphs.run("decode", "vae_decoder", lambda latents: (self._decoded(latents),), latents)
+            return mel
+        xp, around = self._device.xp, min(AROUND_ROWS, canvas.height) if canvas.loop else 0
+        ring = np.arange(-around, canvas.height + around) % canvas.height
+        latents = xp.take(latents, xp.asarray(ring), axis=2)
+        window = len(ring) if canvas.window == canvas.height else canvas.window
+        line = replace(canvas, height=len(ring), window=window, loop=False)
+        windows, scale = line.windows(), self._audio.vae_scale_factor
+        mels = [self._decoded(xp.take(latents, xp.asarray(rows), axis=2)) for rows in windows]
+        mel = line.merged(mels, windows, 1, xp, scale)
+        return mel[:, around * scale : mel.shape[1] - around * scale]
+
+    def waveforms(self, mel: Array, request: Request) -> Array:
+        """Waveforms (rows, samples) of mel (rows, frames, mel bins); `audio_callback` hears each part as it is made."""
+        vocoder, audio, device = self._engines["vocoder"], self._audio, self._device
+        if request.canvas is not None and request.canvas.loop:
+            context = min(audio.vocoder_context_frames, mel.shape[1])
+            ring = np.concatenate([mel[:, mel.shape[1] - context :], mel, mel[:, :context]], axis=1)
+            around = vocode(vocoder, ring, audio, device)[:, context * audio.hop_samples :]
+            return around[:, : mel.shape[1] * audio.hop_samples]
+        if request.audio_callback is not None:
+            return vocode_aloud(vocoder, mel, audio, device, request.samples, request.audio_callback)
+        return self._graphs.run("vocode", "vocoder", lambda mel: (vocode(vocoder, mel, audio, device),), mel)[0]
+
+    def _decoded(self, latents: Array) -> Array:
+        decoder, scaled = self._engines["vae_decoder"], latents / np.float32(self._audio.vae_scaling_factor)
+        slices = np.split(scaled, len(scaled)) if self._slicing else [scaled]
+        mels = [decoder.run({"latents": np.ascontiguousarray(part)})["mel"].copy() for part in slices]
+        return self._device.watch("vae_decoder", np.concatenate(mels))

@@ -1,0 +1,67 @@
+"""Latents that no single run of the model covers: windows that overlap, and rings that have no end.
+
+Source: MultiDiffusion, Bar-Tal et al. 2023, arXiv:2302.08113. At every step the model sees each window, and what it
+says is averaged where they overlap. One sample of all the rows is carried from step to step, by any scheduler.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.backends.device import Array
+
+Rows = npt.NDArray[np.int64]
+_TURN = 0.6180339887  # of a ring a step: its windows begin at other rows each time, as evenly as can be
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """How `height` rows of latents are seen: as windows of `window` rows, and in a ring with `loop`.
+
+    Neighbouring windows share at least `overlap` rows. A window of all rows is one run, as if there were no canvas.
+    """
+
+    height: int
+    window: int
+    overlap: int
+    loop: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """Whether the model sees all rows at once, in their order."""
+        return self.window == self.height and not self.loop
+
+    def windows(self, step: int = 0) -> list[Rows]:
+        """The rows that each window sees at a step. A ring is turned at every step: no place stays the seam."""
+        turn = round(self.height * (step * _TURN % 1.0)) if self.loop else 0
+        if self.window == self.height:
+            return [self._rows(turn)]
+        span = self.height if self.loop else self.height - self.window  # of the first rows of windows
+        count = -(-span // (self.window - self.overlap))
+        starts = np.linspace(0, span, count, endpoint=False) if self.loop else np.linspace(0, span, count + 1)
+        return [self._rows(turn + round(start)) for start in starts.tolist()]
+
+    def merged(self, parts: Sequence[Array], windows: Sequence[Rows], axis: int, xp: Any, scale: int = 1) -> Array:
+        """One array of what was made of each window, averaged where they overlap. A row became `scale` along `axis`.
+
+        A window counts least at its ends, where the model has seen least of what is around.
+        """
+        if len(parts) == 1 and not self.loop:
+            return parts[0]
+        ramp = np.minimum(np.arange(self.window), np.arange(self.window)[::-1]) + 1.0
+        weights = np.repeat(np.minimum(ramp / max(self.overlap, 1), 1.0), scale).astype(np.float32)
+        along = [1] * parts[0].ndim
+        along[axis] = -1
+        total = xp.zeros([self.height * scale if i == axis else n for i, n in enumerate(parts[0].shape)], np.float32)
+        counted = np.zeros(self.height * scale, np.float32)
+        for part, rows in zip(parts, windows, strict=True):
+            places = (rows[:, None] * scale + np.arange(scale)).reshape(-1)
+            total[(slice(None),) * axis + (xp.asarray(places),)] += part * xp.asarray(weights).reshape(along)
+            counted[places] += weights
+        return total / xp.asarray(counted).reshape(along)
+
+    def _rows(self, start: int) -> Rows:
+        return np.arange(start, start + self.window) % self.height
