@@ -47,6 +47,11 @@ class Edit:
         """The samples that are encoded: those of the canvas that came from the user."""
         return max(self.canvas[0], self.given[0]), min(self.canvas[1], self.given[1])
 
+    @property
+    def samples(self) -> int:
+        """How many samples of what is rendered are wanted."""
+        return self.canvas[1] - self.canvas[0] if self.fills else len(self.audio)
+
     def waveform(self, row_samples: int) -> Floats:
         """What the model sees of them, (samples,), with silence up to a whole number of latent rows."""
         start, stop = self.encoded
@@ -56,7 +61,7 @@ class Edit:
     def finished(self, made: Floats) -> Floats:
         """The result: made (rows, canvas samples), put where it belongs in the audio if a part of that is kept."""
         if not self.fills:
-            return made[:, : len(self.audio)]
+            return made
         return splice(self.audio, made / np.float32(self.gain) + np.float32(self.mean), self.canvas[0], self.fills)
 
 

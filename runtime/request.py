@@ -70,6 +70,11 @@ class Request:
         return self.latent_shape[0]
 
     @property
+    def result_samples(self) -> int:
+        """Samples of each waveform that is returned."""
+        return self.samples if self.edit is None else len(self.edit.audio)
+
+    @property
     def steps(self) -> int:
         """How many steps its callback hears of, if it hears of all."""
         return sum(self.plan.completed(call) is not None for call in range(len(self.plan.steps)))
@@ -145,7 +150,7 @@ def check_request(manifest: Manifest, given: Arguments) -> Request:
     count = len(prompts) if prompts is not None else len(embeds.attention_mask)  # type: ignore[union-attr]
     waveforms = _integer("num_waveforms_per_prompt", given.num_waveforms_per_prompt)
     edit = check_edit(audio, given)
-    samples = _samples(audio, given.audio_length_in_s) if edit is None else edit.canvas[1] - edit.canvas[0]
+    samples = _samples(audio, given.audio_length_in_s) if edit is None else edit.samples
     shape = _latent_shape(audio, count * waveforms, samples)
     guidance_scale = number("guidance_scale", given.guidance_scale, high=MOST_GUIDANCE)
     negative = negative_embeds(given, specs, embeds, count)

@@ -82,7 +82,7 @@ def headers_before(request: Request, rate: int) -> dict[str, str]:
     return {
         "X-Seed": ",".join(map(str, request.seeds)),
         "X-Sample-Rate": str(rate),
-        "X-Audio-Duration": f"{request.samples / rate:.3f}",
+        "X-Audio-Duration": f"{request.result_samples / rate:.3f}",
     }
 
 

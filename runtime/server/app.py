@@ -89,6 +89,7 @@ def _routes(handlers: Handlers) -> list[Route]:
         Route("/v1/models/{model:path}", handlers.one_model),
         Route("/v1/audio/generate", handlers.generate, methods=["POST"]),
         Route("/v1/audio/speech", handlers.speech, methods=["POST"]),
+        Route("/v1/audio/edit", handlers.edit, methods=["POST"]),
         Route("/v1/jobs/{job}", handlers.job, methods=["GET"]),
         Route("/v1/jobs/{job}", handlers.delete_job, methods=["DELETE"]),
         Route("/v1/jobs/{job}/result", handlers.job_result),

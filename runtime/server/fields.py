@@ -41,6 +41,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_steps: int = 200
     max_waveforms: int = 4
     max_body_bytes: int = 1 << 20
+    max_upload_bytes: int = 32 << 20  # of a form with a sound in it
 
 
 class Fields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -55,6 +56,9 @@ class Fields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         tuple[float, float] | None, says("shares of the steps between which there is guidance")
     ] = None
     feature_cache_interval: Annotated[int | None, says("the whole UNet runs at every so many steps")] = None
+    window_s: Annotated[float | None, says("seconds that the model sees at once, for long sounds")] = None
+    loop: Annotated[bool | None, says("whether the end leads into the beginning")] = None
+    prompt_weights: Annotated[bool | None, says('whether "(word:1.3)" in prompts is a weight')] = None
     num_waveforms_per_prompt: Annotated[int | None, says("waveforms to make; the best comes first")] = None
     scheduler: Annotated[str | None, says("class name of a scheduler: see GET /v1/models")] = None
     seed: Annotated[int | None, says("from 0 to 2**64 - 1; drawn if left out, and told in X-Seed")] = None
@@ -99,6 +103,26 @@ class Generate(Fields, frozen=True, kw_only=True):
         if prompt is None:
             raise InputError("input is missing: what is to be heard")
         return {"prompt": prompt, "transcription": self.transcription}
+
+
+class Edit(Generate, frozen=True, kw_only=True):
+    """The fields of `POST /v1/audio/edit` beside the sound itself; the sound has its own length."""
+
+    strength: Annotated[float | None, says("from 0, the same sound, to 1, nothing of it")] = None
+    inpaint_seconds: Annotated[
+        tuple[tuple[float, float], ...] | None, says("ranges [[start, stop], ...] to make anew; the rest is kept")
+    ] = None
+    inpaint_hz: Annotated[tuple[float, float] | None, says("frequencies [low, high] to make anew")] = None
+    extend_s: Annotated[
+        float | tuple[float, float] | None, says("seconds to add at the end, or [at the start, at the end]")
+    ] = None
+    encoding: Annotated[Literal["mode", "sample"] | None, says("of the encoder's latents")] = None
+
+    def arguments(self, limits: Limits, *, speaks: bool) -> dict[str, Any]:
+        """As of all fields. Raises InputError for a sound that cannot be sent in chunks, too."""
+        if self.stream_format == "audio" and (self.inpaint_seconds or self.inpaint_hz or self.extend_s):
+            raise InputError("stream_format audio would send the sound before what is kept is put back: leave it out")
+        return super().arguments(limits, speaks=speaks)
 
 
 class Speech(Fields, frozen=True, kw_only=True):
@@ -153,6 +177,23 @@ def read_body(body: bytes, kind: type[T]) -> T:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"the body is not right: {readable(str(error), 300)}") from error
+
+
+def read_form(fields: Mapping[str, str]) -> Edit:
+    """The fields of a form, whose values are texts: numbers as they are written, ranges as JSON. Raises InputError."""
+    read: dict[str, Any] = {}
+    for name, text in fields.items():
+        try:
+            read[name] = msgspec.json.decode(text) if text.lstrip()[:1] == "[" else text
+        except msgspec.DecodeError as error:
+            raise InputError(f"{readable(name)} is no JSON: {readable(str(error), 100)}") from error
+    for name in ("input", "prompt", "negative_prompt", "transcription"):
+        if name in fields:
+            read[name] = fields[name]  # a text, whatever it begins with
+    try:
+        return msgspec.convert(read, Edit, strict=False)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise InputError(f"the form is not right: {readable(str(error), 300)}") from error
 
 
 def _one_of(name: str, value: Any, alias: str, other: Any) -> Any:

@@ -25,6 +25,7 @@ from runtime.server.answers import (
     zipped,
 )
 from runtime.server.fields import FORMATS, IN_CHUNKS, Fields, Generate, Inputs, Speech, read_body
+from runtime.server.forms import read_edit
 from runtime.server.jobs import Job, Jobs, NotDoneError
 from runtime.server.metrics import CONTENT_TYPE, Metrics
 from runtime.server.model import Model
@@ -111,6 +112,14 @@ class Handlers:
         fields = read_body(await self._body(request), Inputs).generate(speaks=self._model.speaks)
         return await self._answer(request, fields, several=False)
 
+    async def edit(self, request: Request) -> Response:
+        """A sound that is sent in a form, with what is to become of it."""
+        self._admit(request)
+        sound, fields = await read_edit(request, await self._body(request, self._model.limits.max_upload_bytes))
+        self._check_model(fields.model)
+        arguments = await asyncio.to_thread(self._model.edit_arguments, fields, sound)
+        return await self._made(request, fields, arguments, several=True)
+
     async def job(self, request: Request) -> Response:
         """How far a job is."""
         self._admit(request)
@@ -134,7 +143,10 @@ class Handlers:
 
     async def _answer(self, request: Request, fields: Fields, *, several: bool) -> Response:
         self._check_model(fields.model)
-        arguments = self._model.arguments(fields)
+        return await self._made(request, fields, self._model.arguments(fields), several=several)
+
+    async def _made(self, request: Request, fields: Fields, arguments: dict[str, Any], *, several: bool) -> Response:
+        """The answer to a call of these arguments, in the form that the request wants."""
         if "respond-async" in request.headers.get("prefer", "").lower():
             if not self._takes_jobs:
                 raise InputError("Prefer: respond-async is refused here: no other process would find the job again")
@@ -262,9 +274,9 @@ class Handlers:
             "timings": {name: round(seconds, 4) for name, seconds in timings.items()},
         }
 
-    async def _body(self, request: Request) -> bytes:
+    async def _body(self, request: Request, most: int | None = None) -> bytes:
         """The body; one that is too large, or comes too slowly, is refused as soon as that is known."""
-        body, most = bytearray(), self._model.limits.max_body_bytes
+        body, most = bytearray(), most or self._model.limits.max_body_bytes
         try:
             async with asyncio.timeout(BODY_S):
                 async for chunk in request.stream():

@@ -6,7 +6,8 @@ from typing import Any
 from runtime.arguments import Arguments
 from runtime.bundle.manifest import Manifest
 from runtime.diffusion.schedulers import scheduler_names
-from runtime.server.fields import FORMATS, Fields, Limits
+from runtime.server.fields import FORMATS, Edit, Fields, LimitError, Limits
+from runtime.sound.reading import read_waveform
 
 DEFAULTS = Arguments()
 
@@ -39,6 +40,18 @@ class Model:
         own = {"audio_length_in_s": self.default_duration_s, "num_inference_steps": self.default_steps}
         return own | fields.arguments(self.limits, speaks=self.speaks)
 
+    def edit_arguments(self, fields: Edit, sound: bytes) -> dict[str, Any]:
+        """The same for a body with a sound in it. Raises InputError for one that cannot be read, too."""
+        own = {"num_inference_steps": self.default_steps} | fields.arguments(self.limits, speaks=self.speaks)
+        rate, most_s = self.manifest.audio.sample_rate_hz, self.limits.max_duration_s
+        audio, extend = read_waveform(sound, None, rate), fields.extend_s
+        added = sum(extend) if isinstance(extend, tuple) else extend or 0.0
+        if len(audio) / rate + added > most_s:
+            raise LimitError(
+                f"the sound would be {len(audio) / rate + added:.1f} s long, this service allows up to {most_s:g} s"
+            )
+        return own | {"audio": audio, "sampling_rate": rate}
+
     def described(self) -> dict[str, Any]:
         """What `GET /v1/models` tells of it: OpenAI's fields, and what a client needs to know to ask."""
         limits = self.limits
@@ -57,5 +70,6 @@ class Model:
             "default_scheduler": self.manifest.scheduler["_class_name"],
             "schedulers": list(scheduler_names()),
             "speech": self.speaks,
+            "edits": "vae_encoder" in self.manifest.engines,
             "formats": list(FORMATS),
         }

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from runtime.server.fields import FORMATS, Generate, Inputs, Speech
+from runtime.server.fields import FORMATS, Edit, Generate, Inputs, Speech
 
 ERROR = {
     "type": "object",
@@ -39,7 +39,8 @@ REFUSALS = {
     504: "not done within timeout_s",
 }
 OF_A_CALL = (400, 401, 403, 404, 408, 413, 429, 500, 503, 504)
-FIRST = ("inputs", "input", "prompt", "transcription", "voice")  # in a table; the rest as they are declared
+JSON, FORM = "application/json", "multipart/form-data"
+FIRST = ("audio", "inputs", "input", "prompt", "transcription", "voice")  # in a table; the rest as they are declared
 JOB = [{"name": "job", "in": "path", "required": True, "schema": {"type": "string"}}]
 MODEL = [{"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}]
 ASYNC = [
@@ -54,7 +55,11 @@ ASYNC = [
 
 def describe(keys: bool) -> dict[str, Any]:
     """The API in OpenAPI 3.1. `keys` says whether it needs one."""
-    _, schemas = msgspec.json.schema_components((Generate, Speech, Inputs), ref_template="#/components/schemas/{name}")
+    kinds, places = (Generate, Speech, Inputs, Edit), "#/components/schemas/{name}"
+    _, schemas = msgspec.json.schema_components(kinds, ref_template=places)
+    sound_field = {"type": "string", "format": "binary", "description": "the sound: a file that libsndfile reads"}
+    schemas["Edit"]["properties"] = {"audio": sound_field, **schemas["Edit"]["properties"]}
+    schemas["Edit"]["required"] = ["audio"]
     sound = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in sorted(set(FORMATS.values()))}
     whole = {**sound, "text/event-stream": {}}
     several = {**whole, **_json({"type": "object"}), "application/zip": {"schema": {"type": "string"}}}
@@ -66,6 +71,7 @@ def describe(keys: bool) -> dict[str, Any]:
             "/v1/audio/speech": _post("Text to sound, for OpenAI's clients", "Speech", whole, ASYNC),
             "/": _post("Text to sound, for Hugging Face's clients", "Inputs", whole, ASYNC),
             "/models/{model}": _post("The same, by the model's name", "Inputs", whole, [*MODEL, *ASYNC]),
+            "/v1/audio/edit": _post("A sound changed, mended or continued", "Edit", several, ASYNC, FORM),
             "/v1/jobs/{job}": {
                 "get": _answers("How far a job is", _json({"type": "object"}), (401, 403, 404), JOB),
                 "delete": _answers("Cancel a job and forget it", _json({"type": "object"}), (401, 403, 404), JOB),
@@ -88,12 +94,15 @@ def describe(keys: bool) -> dict[str, Any]:
 
 
 def _json(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"application/json": {"schema": schema}}
+    return {JSON: {"schema": schema}}
 
 
-def _post(summary: str, body: str, content: dict[str, Any], parameters: list[dict[str, Any]]) -> dict[str, Any]:
+def _post(
+    summary: str, body: str, content: dict[str, Any], parameters: list[dict[str, Any]], kind: str = JSON
+) -> dict[str, Any]:
     answers = _answers(summary, content, OF_A_CALL, parameters)
-    answers["requestBody"] = {"required": True, "content": _json({"$ref": f"#/components/schemas/{body}"})}
+    schema = {"schema": {"$ref": f"#/components/schemas/{body}"}}
+    answers["requestBody"] = {"required": True, "content": {kind: schema}}
     answers["responses"]["202"] = {"description": "a job", "content": _json({"type": "object"})}
     return {"post": answers}
 
@@ -125,7 +134,8 @@ def _sections(described: dict[str, Any]) -> Iterator[str]:
             yield f"<section><h2><code>{method.upper()} {escape(path)}</code></h2><p>{escape(told['summary'])}</p>"
             body = told.get("requestBody")
             if body is not None:
-                name = body["content"]["application/json"]["schema"]["$ref"].rsplit("/", 1)[1]
+                (content,) = body["content"].values()
+                name = content["schema"]["$ref"].rsplit("/", 1)[1]
                 yield from _table(schemas[name], schemas)
             rows = "".join(f"<li>{code}: {escape(one['description'])}" for code, one in told["responses"].items())
             yield f"<details><summary>Answers</summary><ul>{rows}</ul></details></section>"
