@@ -10,7 +10,6 @@ from runtime.bundle import OpenEngines
 from runtime.bundle.manifest import AudioSpec
 from runtime.diffusion.canvas import Canvas
 from runtime.diffusion.noise import SeededNoise
-from runtime.edit import Edit
 from runtime.request import Request
 from runtime.sound.mel import log_mels
 from runtime.sound.vocode import vocode, vocode_aloud
@@ -27,23 +26,38 @@ class Codec:
         self._engines, self._device, self._graphs = engines, device, graphs
         self._audio, self._slicing = audio, slicing
 
-    def encode(self, edit: Edit | None, noise: SeededNoise, rows: int) -> Array | None:
-        """Latents of an edit's audio on its canvas, scaled, (1 or rows, channels, height, width); zeros beside it."""
-        if edit is None:
+    def encode(self, request: Request, noise: SeededNoise) -> Array | None:
+        """Latents of the audio that is given, scaled, (1 or rows, channels, height, width), zeros beside it; None if
+        nothing of it is left.
+        """
+        if (edit := request.encoded) is None:
             return None
-        xp, audio = self._device.xp, self._audio
-        mel = log_mels(edit.waveform(audio.row_samples)[None], audio, xp)
-        outputs = self._engines["vae_encoder"].run({"mel": mel})
-        latents = self._device.watch("vae_encoder", outputs["mean"])
+        audio = self._audio
+        mel = log_mels(edit.waveform(audio.row_samples)[None], audio, self._device.xp)
+        latents, spread = self._posterior(mel, request.canvas)
         if edit.sampled:
             drawn = noise.randn((noise.sources, *latents.shape[1:]))
-            spread = xp.exp(0.5 * outputs["log_variance"])
-            latents = np.repeat(latents + spread * drawn, rows // noise.sources, axis=0)
+            latents = np.repeat(latents + spread * drawn, request.rows // noise.sources, axis=0)
         row, (start, stop) = audio.row_samples, edit.canvas
         before = (edit.encoded[0] - start) // row
         after = (stop - start) // row - before - latents.shape[2]
         scaled = latents * np.float32(audio.vae_scaling_factor)
         return np.pad(scaled, [(0, 0), (0, 0), (before, after), (0, 0)])
+
+    def _posterior(self, mel: Array, canvas: Canvas | None) -> tuple[Array, Array]:
+        """Mean and deviation of the latents of mel (1, frames, mel bins), each (1, channels, height, width)."""
+        xp, scale = self._device.xp, self._audio.vae_scale_factor
+        height = mel.shape[1] // scale
+        window = height if canvas is None else min(canvas.window, height)
+        line = Canvas(height, window, window // 2)
+        windows, parts = line.windows(), []
+        for rows in windows:
+            seen = mel[:, rows[0] * scale : (rows[-1] + 1) * scale].copy()
+            outputs = self._engines["vae_encoder"].run({"mel": seen})
+            found = np.stack([outputs["mean"], xp.exp(0.5 * outputs["log_variance"])])
+            parts.append(self._device.watch("vae_encoder", found))
+        mean, spread = line.merged(parts, windows, 3, xp)
+        return mean, spread
 
     def decode(self, latents: Array, canvas: Canvas | None) -> Array:
         """Mel (rows, frames, mel bins) of latents (rows, channels, height, width); of a ring with a turn's ends."""

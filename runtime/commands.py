@@ -119,6 +119,7 @@ def _run_one(options: argparse.Namespace, console: Console) -> int:
             callback=progress.step,
             **call_arguments(options),
         )
+        finish.check(request.result_s)
         progress.expect(request.steps)
         result = pipeline.render(request)
     sound = finish(Sound.of_row(0, result.audios, result.sampling_rate, result.scores))

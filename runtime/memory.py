@@ -39,17 +39,18 @@ def check_memory(manifest: Manifest, request: Request, available_bytes: int | No
     raise InputError(
         f"{request.rows} {'waveform' if request.rows == 1 else 'waveforms'} of {height * seconds:.1f} s "
         f"{'needs' if request.rows == 1 else 'need'} about {needed / 2**30:.1f} GiB, "
-        f"{available_bytes / 2**30:.1f} GiB are free: {fits} (or make fewer waveforms at once)"
+        f"{available_bytes / 2**30:.1f} GiB are free: {fits} (or make fewer waveforms at once, or give a window_s)"
     )
 
 
 def peak_bytes(manifest: Manifest, request: Request, height: int, *, low_memory: bool, vae_slicing: bool) -> float:
     """Bytes that the most demanding engine takes at a latent height: activations, with `low_memory` its weights too."""
     audio = manifest.audio
+    at_once = height if request.canvas is None else min(height, request.canvas.window)
     window = -(-audio.longest_vocoder_frames // audio.vae_scale_factor)  # in latent rows, rounded up
     peaks = []
     for spec in manifest.engines.values():
-        seen = min(height, window) if spec.in_windows else height
+        seen = min(height, window) if spec.in_windows else at_once
         row = sum(c * seen**power for power, c in enumerate(spec.activation_bytes or ()))
         weights = sum(file.size_bytes for file in spec.files) if low_memory else 0
         peaks.append(weights + _rows(spec, request, vae_slicing=vae_slicing) * row)

@@ -77,7 +77,7 @@ class AudioLDM2Pipeline:
             noise = SeededNoise(request.seeds, request.seed_device, self._device.xp, **self._device.threads())
             with stage("encode"):
                 conditioning = self._encode(request)
-                known = self._codec.encode(request.encoded, noise, request.rows)
+                known = self._codec.encode(request, noise)
             with stage("denoise"):
                 latents = self._denoise(conditioning, request, noise, known)
             if request.output_type == "latent":

@@ -48,6 +48,7 @@ class Request:
     guidance_scale: float
     guidance_interval: tuple[float, float]
     feature_cache_interval: int
+    sample_rate_hz: int
     samples: int  # of each waveform that is rendered
     latent_shape: tuple[int, int, int, int]  # (rows, channels, height, width)
     num_waveforms_per_prompt: int
@@ -70,9 +71,9 @@ class Request:
         return self.latent_shape[0]
 
     @property
-    def result_samples(self) -> int:
-        """Samples of each waveform that is returned."""
-        return self.samples if self.edit is None else len(self.edit.audio)
+    def result_s(self) -> float:
+        """Seconds of each waveform that is returned."""
+        return (self.samples if self.edit is None else len(self.edit.audio)) / self.sample_rate_hz
 
     @property
     def steps(self) -> int:
@@ -165,6 +166,7 @@ def check_request(manifest: Manifest, given: Arguments) -> Request:
         guidance_scale=guidance_scale,
         guidance_interval=_interval(given.guidance_interval),
         feature_cache_interval=_integer("feature_cache_interval", given.feature_cache_interval),
+        sample_rate_hz=audio.sample_rate_hz,
         samples=samples,
         edit=edit,
         canvas=_canvas(audio, shape[2], given, edit),

@@ -121,14 +121,16 @@ def inpainting(bench: Bench) -> Iterator[Row]:
 
 
 def continuation(bench: Bench) -> Iterator[Row]:
-    """A sound goes on for four times its length: what is heard in each part of that, and where it begins."""
-    clips, part = bench.clips, bench.clips.audios.shape[1]
-    made = bench.make(clips.captions, clips.audios, extend_s=FURTHER_S)
-    naive = np.concatenate([clips.audios, bench.one_after_another(clips.captions, FURTHER_S)], axis=1)
+    """A sound that breaks off in its middle goes on: what is heard in each part, and where it begins."""
+    part, cut = bench.clips.audios.shape[1], bench.clips.audios.shape[1] // 2
+    clips = bench.clips.taken(np.abs(bench.clips.audios[:, cut - cut // 4 : cut]).max(axis=1) > QUIET)
+    made = bench.make(clips.captions, clips.audios[:, :cut], extend_s=FURTHER_S)
+    naive = np.concatenate([clips.audios[:, :cut], bench.one_after_another(clips.captions, FURTHER_S)], axis=1)
+    yield {"name": "the sounds themselves", "first_join": bench.joins(clips.audios, [cut])}
     for name, audios in (("extended", made), ("naive: new sounds behind each other", naive)):
-        starts = range(part, audios.shape[1] - part + 1, part)
+        starts = range(cut, audios.shape[1] - part + 1, part)
         row = {"name": name, "rate_by_part": bench.by_part(audios, clips.names, starts)}
-        yield row | {"first_join": bench.joins(audios, [part]), "joins": bench.joins(audios, starts)}
+        yield row | {"first_join": bench.joins(audios, [cut]), "joins": bench.joins(audios, starts[1:])}
 
 
 def long_form(bench: Bench) -> Iterator[Row]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from runtime.output import AudioOutput
 from runtime.request import Request
 from runtime.server.ticket import Ticket
-from runtime.sound.files import sound_file, within_full_scale
+from runtime.sound.files import as_integers, sound_file, within_full_scale
 
 PCM_BYTES = 2  # a sample: 16 bits, little-endian, one channel
 WAV_HEADER = struct.Struct("<4sI4s4sIHHIIHH4sI")
@@ -26,8 +26,8 @@ def sound_bytes(waveform: npt.NDArray[np.float32], rate: int, response_format: s
 
 
 def pcm(waveform: npt.NDArray[np.float32]) -> bytes:
-    """Samples from -1 to 1 as integers of 16 bits. What is beyond is clipped."""
-    return (waveform.clip(-1, 1) * 32767).round().astype("<i2").tobytes()
+    """Samples from -1 to 1 as integers of 16 bits, little-endian. What is beyond is clipped."""
+    return as_integers(waveform).astype("<i2").tobytes()
 
 
 def wav_header(samples: int, rate: int) -> bytes:
@@ -82,7 +82,7 @@ def headers_before(request: Request, rate: int) -> dict[str, str]:
     return {
         "X-Seed": ",".join(map(str, request.seeds)),
         "X-Sample-Rate": str(rate),
-        "X-Audio-Duration": f"{request.result_samples / rate:.3f}",
+        "X-Audio-Duration": f"{request.result_s:.3f}",
     }
 
 

@@ -94,6 +94,15 @@ def within_full_scale(waveform: npt.NDArray[np.float32]) -> npt.NDArray[np.float
     return waveform / peak
 
 
+def as_integers(waveform: npt.NDArray[np.float32]) -> npt.NDArray[np.int16]:
+    """Samples from -1 to 1 as integers of 16 bits, what is beyond clipped.
+
+    Integers that libsndfile reads as such samples come back as they were, which its own writing does not grant.
+    """
+    whole: npt.NDArray[np.int16] = np.rint(waveform * np.float32(32768)).clip(-32768, 32767).astype(np.int16)
+    return whole
+
+
 def picture_beside(target: str | Path) -> Path:
     """Where the spectrogram of `target` goes: its name with .png. Raises InputError for standard output."""
     if target == STANDARD_OUTPUT:
@@ -123,8 +132,9 @@ def _encode(target: str | Path, waveform: npt.NDArray[np.float32], sample_rate_h
         with soundfile.SoundFile(
             buffer, "w", sample_rate_hz, channels=1, format=format_.container, subtype=format_.subtype
         ) as file:
-            for start in range(0, len(waveform), BLOCK_SAMPLES):
-                file.write(waveform[start : start + BLOCK_SAMPLES])
+            samples = as_integers(waveform) if format_.subtype == "PCM_16" else waveform
+            for start in range(0, len(samples), BLOCK_SAMPLES):
+                file.write(samples[start : start + BLOCK_SAMPLES])
     except soundfile.LibsndfileError as error:
         said = error.error_string.removeprefix("Error : ")
         raise InputError(f"output {quoted(target)} could not be written at {sample_rate_hz} Hz: {said}") from error

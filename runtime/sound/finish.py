@@ -50,8 +50,16 @@ class Finish:
         if self.sample_rate_hz is not None:
             integer("sample_rate", self.sample_rate_hz, *RATES_HZ)
 
+    def check(self, seconds: float) -> None:
+        """Raise InputError if a sound of this length is too short for it."""
+        if sum(self.fade_s) > seconds:
+            raise InputError(f"fade takes {sum(self.fade_s):g} s, the sound has {seconds:g} s")
+        if self.loudness_lufs is not None and seconds < _SHORTEST_S:
+            raise InputError(f"loudness is of {_SHORTEST_S:g} s and more: the sound has {seconds:g} s")
+
     def __call__(self, sound: Sound) -> Sound:
-        """The sound with all of it done. Raises InputError for fades that are longer than it, or a sound too short."""
+        """The sound with all of it done. Raises InputError as `check` does."""
+        self.check(sound.duration_s)
         audio = faded(sound.waveform, *(round(seconds * sound.sample_rate_hz) for seconds in self.fade_s))
         if self.loudness_lufs is not None:
             audio = at_loudness(audio, sound.sample_rate_hz, self.loudness_lufs)
@@ -61,8 +69,6 @@ class Finish:
 
 def faded(audio: Floats, rising: int, falling: int) -> Floats:
     """The waveform (samples,) with a raised cosine over its first and its last samples."""
-    if rising + falling > len(audio):
-        raise InputError(f"fade takes {rising + falling} samples, longer than the sound, which has {len(audio)}")
     gain = np.ones(len(audio), np.float32)
     gain[:rising] = 0.5 - 0.5 * np.cos(np.pi * np.arange(rising) / max(rising, 1))
     gain[len(audio) - falling :] *= (0.5 - 0.5 * np.cos(np.pi * np.arange(falling) / max(falling, 1)))[::-1]
@@ -71,8 +77,6 @@ def faded(audio: Floats, rising: int, falling: int) -> Floats:
 
 def at_loudness(audio: Floats, rate_hz: int, wanted_lufs: float) -> Floats:
     """The waveform (samples,) at that integrated loudness, or as near below it as its true peak allows."""
-    if len(audio) < _SHORTEST_S * rate_hz:
-        raise InputError(f"loudness is of {_SHORTEST_S:g} s and more: the sound has {len(audio) / rate_hz:.2f} s")
     found = _loudness(audio, rate_hz)
     if not np.isfinite(found):
         logger.warning("the sound is too quiet to have a loudness: it is left as it is")

@@ -96,7 +96,7 @@ def test_progress_jobs_chunks_and_several(server: Server, wave: np.ndarray) -> N
     status, _, streamed = ask(server, sound, **FEW, strength="0.5", stream_format="audio")
     assert status == 200
     assert len(samples(streamed)) == len(samples(whole)) == len(wave)
-    status, headers, body = ask(server, sound, **FEW, headers={"Prefer": "respond-async"})
+    status, _, body = ask(server, sound, **FEW, headers={"Prefer": "respond-async"})
     assert (status, json.loads(body)["object"]) == (202, "job")
     status, _, body = ask(server, sound, **FEW, num_waveforms_per_prompt="2")
     assert len(json.loads(body)["data"]) == 2

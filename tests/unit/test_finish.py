@@ -34,7 +34,7 @@ def test_fades() -> None:
     assert (np.diff(found[-4000:]) < 0).all()
     assert (found[1600:-4000] == 1).all()
     assert found[800] == pytest.approx(0.5)
-    with pytest.raises(InputError, match="longer than the sound"):
+    with pytest.raises(InputError, match="the sound has 1 s"):
         Finish(fade_s=(0.6, 0.5))(sound)
 
 

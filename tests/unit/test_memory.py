@@ -1,5 +1,6 @@
 """What a call is estimated to take, and the refusal of one that does not fit."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import msgspec
 import pytest
 
 from runtime.arguments import Arguments, Options
+from runtime.bundle import Bundle
 from runtime.bundle.manifest import Manifest
 from runtime.errors import InputError
 from runtime.memory import check_memory, peak_bytes
@@ -91,3 +93,20 @@ def test_refusal_says_what_fits(options: dict[str, Any], fits_s: float, tmp_path
     check_memory(manifest, make_request(fits_s, 3), available, Options(**options))
     with raises_line(InputError, "3 waveforms of 1.0 s", f"about {fits_s} s fit"):
         check_memory(manifest, make_request(1.0, 3), available, Options(**options))
+
+
+def test_windows_take_no_more_for_a_long_sound(bundle: Callable[[str], Path]) -> None:
+    """What the UNet and the autoencoder see is a window, and the vocoder has its own."""
+    manifest = Bundle.read(bundle("plain")).manifest
+
+    def peak(**call: Any) -> float:
+        request = check_request(manifest, Arguments(prompt="rain", **call))
+        return peak_bytes(manifest, request, request.latent_shape[2], low_memory=False, vae_slicing=False)
+
+    window, long, whole = (
+        peak(audio_length_in_s=15),
+        peak(audio_length_in_s=180, window_s=15),
+        peak(audio_length_in_s=180),
+    )
+    assert window == long
+    assert whole > 4 * long
