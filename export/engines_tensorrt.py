@@ -281,12 +281,15 @@ def _limits(job: Job) -> dict[str, int]:
     """Upper bounds of the axes that a component leaves open."""
     audio, options = job.checkpoint.audio(), job.options
     row_s = audio.row_samples / audio.sample_rate_hz
-    longest_check = max(sizes.get("height", 1) for sizes in job.component.sizes)
+    axis, factor = job.component.grows_with or ("height", 1)
+    longest_check = max(math.ceil(sizes.get(axis, 1) / factor) for sizes in job.component.sizes)
+    height = max(math.ceil(options.max_duration_s / row_s), longest_check)
     rows = options.max_waveforms * (2 if job.component.facts.rows == "guided" else 1)
     checked_rows = max(sizes["batch"] for sizes in job.component.sizes)
     return {
         "batch": max(rows, checked_rows),
-        "height": max(math.ceil(options.max_duration_s / row_s), longest_check),
+        "height": height,
+        axis: height * factor,
         **job.component.limits,
     }
 

@@ -89,5 +89,5 @@ class Codec:
     def _decoded(self, latents: Array) -> Array:
         decoder, scaled = self._engines["vae_decoder"], latents / np.float32(self._audio.vae_scaling_factor)
         slices = np.split(scaled, len(scaled)) if self._slicing else [scaled]
-        mels = [decoder.run({"latents": np.ascontiguousarray(part)})["mel"].copy() for part in slices]
+        mels = [decoder.run({"latents": part})["mel"].copy() for part in slices]
         return self._device.watch("vae_decoder", np.concatenate(mels))
