@@ -55,12 +55,18 @@ class Canvas:
         weights = np.repeat(np.minimum(ramp / max(self.overlap, 1), 1.0), scale).astype(np.float32)
         along = [1] * parts[0].ndim
         along[axis] = -1
+        before, weighting = (slice(None),) * axis, xp.asarray(weights).reshape(along)
         total = xp.zeros([self.height * scale if i == axis else n for i, n in enumerate(parts[0].shape)], np.float32)
         counted = np.zeros(self.height * scale, np.float32)
         for part, rows in zip(parts, windows, strict=True):
-            places = (rows[:, None] * scale + np.arange(scale)).reshape(-1)
-            total[(slice(None),) * axis + (xp.asarray(places),)] += part * xp.asarray(weights).reshape(along)
-            counted[places] += weights
+            weighted, start = part * weighting, int(rows[0]) * scale
+            kept = min(len(weights), len(counted) - start)  # the rest of a window of a ring lies at its beginning
+            for whole, seen in (
+                (slice(start, start + kept), slice(kept)),
+                (slice(len(weights) - kept), slice(kept, None)),
+            ):
+                total[(*before, whole)] = total[(*before, whole)] + weighted[(*before, seen)]
+                counted[whole] += weights[seen]
         return total / xp.asarray(counted).reshape(along)
 
     def _rows(self, start: int) -> Rows:
