@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from bench.edits.figures import Row, line, plot_variations
 from bench.edits.joins import ranks, summary
-from bench.figures import percent, recognition
+from bench.figures import recognition
 from bench.judge import Floats, load_judge
 from bench.sounds import RealClips, real_clips
 from export.demo.sounds import CLASSES, SAMPLE_RATE_HZ
@@ -24,7 +25,6 @@ HOLE_S = (0.88, 1.68)
 QUIETEST_MEL = -7.0  # natural logarithm: what is quieter, 60 dB below full scale or so, is not heard
 QUIET = 0.01  # a sound whose rest is quieter gives nothing to go by
 STRENGTHS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-Row = dict[str, Any]
 
 
 class Bench:
@@ -96,12 +96,11 @@ def variations(bench: Bench) -> Iterator[Row]:
     clips, others = bench.clips, bench.others
     for strength in STRENGTHS:
         made = bench.make(others.captions, clips.audios, strength=strength)
-        yield _both(bench, f"strength {strength:g}", made)
+        yield {"strength": strength, "naive": False, **_both(bench, f"strength {strength:g}", made)}
     fresh = bench.make(others.captions, audio_length_in_s=SECONDS)
     for share in (0.25, 0.5, 0.75):
-        yield _both(
-            bench, f"naive: {1 - share:g} of the sound + {share:g} of a new one", _mixed(clips.audios, fresh, share)
-        )
+        name = f"naive: {1 - share:g} of the sound + {share:g} of a new one"
+        yield {"share": share, "naive": True, **_both(bench, name, _mixed(clips.audios, fresh, share))}
 
 
 def inpainting(bench: Bench) -> Iterator[Row]:
@@ -179,26 +178,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             for row in STUDIES[name](bench):
                 print(f"  {line(row)}", flush=True)
                 result[name].append(row)
+    if options.plot and "variations" in result:
+        plot_variations(result["variations"], options.plot)
     settings = {key: getattr(options, key) for key in ("steps", "scheduler", "per_class", "seed")}
     return {"settings": settings, "studies": result}
-
-
-def line(row: Row) -> str:
-    """A row of figures in one line."""
-    parts = [f"{row['name']:42}"]
-    for key, value in row.items():
-        if key == "interval":
-            parts[-1] += f" ({percent(value[0])} to {percent(value[1])})"
-        elif isinstance(value, dict):
-            shares = ", ".join(f"{name} {percent(value[name])}" for name in ("click", "energy", "spectrum"))
-            parts.append(f"{key}: {shares}")
-        elif isinstance(value, list):
-            parts.append(f"{key} " + " ".join(percent(share) for share in value))
-        elif key in ("rate", "old"):
-            parts.append(f"{key} {percent(value)}")
-        elif key != "name":
-            parts.append(f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}")
-    return ", ".join(parts)
 
 
 def _both(bench: Bench, name: str, made: Floats) -> Row:
