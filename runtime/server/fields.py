@@ -18,6 +18,7 @@ FORMATS = {  # by response_format: the media type of the answer
     "pcm": "audio/pcm",
 }
 IN_CHUNKS = ("wav", "pcm")  # what can be sent before its end is made
+TEXTS = ("input", "prompt", "negative_prompt", "transcription")  # whatever they begin with
 LONGEST_TEXT = 10_000  # characters: far more than any text encoder reads
 SPEAKER = "A person speaks clearly"  # the prompt of a speech checkpoint where a client cannot give one
 
@@ -183,13 +184,11 @@ def read_form(fields: Mapping[str, str]) -> Edit:
     """The fields of a form, whose values are texts: numbers as they are written, ranges as JSON. Raises InputError."""
     read: dict[str, Any] = {}
     for name, text in fields.items():
+        is_json = name not in TEXTS and text.lstrip()[:1] == "["
         try:
-            read[name] = msgspec.json.decode(text) if text.lstrip()[:1] == "[" else text
+            read[name] = msgspec.json.decode(text) if is_json else text
         except msgspec.DecodeError as error:
             raise InputError(f"{readable(name)} is no JSON: {readable(str(error), 100)}") from error
-    for name in ("input", "prompt", "negative_prompt", "transcription"):
-        if name in fields:
-            read[name] = fields[name]  # a text, whatever it begins with
     try:
         return msgspec.convert(read, Edit, strict=False)
     except (msgspec.ValidationError, RecursionError) as error:

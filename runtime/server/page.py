@@ -9,6 +9,7 @@ from starlette.routing import Route
 FILES = {  # by path: the file, and its media type
     "/": ("index.html", "text/html"),
     "/docs/docs.css": ("docs.css", "text/css"),
+    "/page/begin.js": ("begin.js", "text/javascript"),
     "/page/page.css": ("page.css", "text/css"),
     "/page/page.js": ("page.js", "text/javascript"),
     "/page/sound.js": ("sound.js", "text/javascript"),

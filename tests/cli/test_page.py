@@ -1,97 +1,22 @@
 """The service's page in a real browser: Chromium without a screen, over a small random bundle."""
 
 import shlex
-import shutil
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+from tests.cli.browsing import COLOURS, PICTURE, WATCH, Page, chromium, needs_chromium, opened
 from tests.cli.serving import KEY, Server, serving
 
 LONG = {"length": "8", "steps": "200"}
 SHORT = {"length": "0.64", "steps": "6"}
-pytestmark = pytest.mark.skipif(shutil.which("chromedriver") is None, reason="chromium-driver is not here")
-STORED = "trt-audioldm2-key"
-COLOURS = """
-    const canvas = document.querySelector("#newest canvas");
-    const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-    return new Set(new Uint32Array(data.buffer)).size;
-"""
-PICTURE = "return document.querySelector('#newest canvas').toDataURL()"
-WATCH = """
-    window.values = [];
-    const bar = document.getElementById("progress");
-    new MutationObserver(() => bar.hasAttribute("value") && values.push(bar.value)).observe(bar, {attributes: true});
-"""
-
-
-class Page:
-    """The page in a browser."""
-
-    def __init__(self, browser: webdriver.Chrome, address: str) -> None:
-        self.browser, self.address = browser, address
-
-    def open(self, key: str | None = KEY) -> None:
-        """Load it, with this key in the tab's storage."""
-        self.browser.get(self.address)
-        if self.js("return sessionStorage.getItem(arguments[0])", STORED) != key:
-            self.js("sessionStorage.clear(); if (arguments[1]) sessionStorage.setItem(...arguments)", STORED, key)
-            self.browser.refresh()
-        if key is not None:
-            self.until(lambda: self["model"].text)
-
-    def __getitem__(self, name: str) -> Any:
-        return self.browser.find_element(By.ID, name)
-
-    def all(self, selector: str) -> list[Any]:
-        return self.browser.find_elements(By.CSS_SELECTOR, selector)
-
-    def one(self, selector: str) -> Any:
-        (element,) = self.all(selector)
-        return element
-
-    def js(self, code: str, *values: object) -> Any:
-        return self.browser.execute_script(code, *values)
-
-    def press(self, *keys: str) -> None:
-        ActionChains(self.browser).send_keys(*keys).perform()
-
-    def focused(self) -> Any:
-        return self.browser.switch_to.active_element
-
-    def make_by_keys(self) -> None:
-        ActionChains(self.browser).key_down(Keys.CONTROL).send_keys(Keys.ENTER).key_up(Keys.CONTROL).perform()
-
-    def fill(self, **values: str) -> None:
-        for name, value in values.items():
-            self[name].clear()
-            self[name].send_keys(value)
-
-    def until(self, condition: Callable[[], Any], seconds: float = 20) -> Any:
-        """What the condition gives as soon as that is something."""
-        end = time.monotonic() + seconds
-        while not (found := condition()):
-            assert time.monotonic() < end, (self["status"].text, self["wrong"].text)
-            time.sleep(0.02)
-        return found
-
-    def state(self) -> str | None:
-        state: str | None = self["ask"].get_attribute("data-state")
-        return state
-
-    def made(self) -> Any:
-        """The card of the newest sound, when it is done."""
-        self.until(lambda: self.state() == "done")
-        return self.one("#newest article")
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
@@ -103,30 +28,13 @@ def server(bundle: Callable[[str], Path]) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(shutil.which("chromium"))
-    profile = tmp_path_factory.mktemp("profile")
-    for flag in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--window-size=1280,900",
-        f"--user-data-dir={profile}",
-    ):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(executable_path=shutil.which("chromedriver")))
-    yield driver
-    driver.quit()
+    with chromium(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
 
 
 @pytest.fixture
 def page(server: Server, browser: webdriver.Chrome) -> Iterator[Page]:
-    """The page with its key. Afterwards the browser's console holds nothing but answers that were errors."""
-    page = Page(browser, f"http://127.0.0.1:{server.port}/")
-    page.open()
-    yield page
-    assert [line for line in browser.get_log("browser") if line["source"] != "network"] == []  # type: ignore[no-untyped-call]
+    yield from opened(browser, server)
 
 
 def running(server: Server) -> int:
@@ -154,7 +62,7 @@ def test_a_sound_by_keyboard_alone(page: Page, server: Server, tmp_path: Path) -
     card = page.made()
     assert page.js("return values") == [1, 2, 3, 4, 5, 6]
     assert page["said"].text.startswith("Made in")
-    assert page.js(COLOURS) > 50
+    assert page.js(COLOURS, "#newest canvas") > 50
     assert [tick.text for tick in page.all("#newest .seconds span")] == ["0", "0.2", "0.4", "0.6 s"]
     assert page.all("#newest .hertz span")[-1].text == "8 kHz"
     player = page.one("#newest audio")
@@ -206,9 +114,9 @@ def test_cancel_frees_the_service(page: Page, server: Server) -> None:
 
 
 def test_a_place_in_the_queue(page: Page, server: Server) -> None:
-    long = {"input": "rain", "audio_length": 20, "num_inference_steps": 200, "timeout_s": 3}
+    long = {"input": "rain", "num_inference_steps": 200, "timeout_s": 3}
     with ThreadPoolExecutor(2) as pool:
-        others = [pool.submit(server.generate, **long) for _ in range(2)]
+        others = [pool.submit(server.generate, **long, audio_length=length) for length in (19, 20)]  # never one batch
         page.until(lambda: running(server) == 2)
         page.fill(prompt="a dog", **SHORT)
         page["make"].click()
@@ -300,12 +208,12 @@ def test_history_and_use_again(page: Page) -> None:
     page.fill(seed="18446744073709551615", guidance="2", **SHORT)  # more than a number of JavaScript holds
     page["make"].click()
     page.made()
-    picture = page.js(PICTURE)
+    picture = page.js(PICTURE, "#newest canvas")
     page.fill(prompt="another <b>sound</b>", guidance="3.5")
     page["reseed"].click()
     page["make"].click()
     page.until(lambda: page.all("#history article"))
-    assert page.js(PICTURE) != picture
+    assert page.js(PICTURE, "#newest canvas") != picture
     assert page.one("#newest .title").text == "another <b>sound</b>"
     assert page.one("#history .title").text == prompt
     page.one("#history .unfold").click()
@@ -315,7 +223,7 @@ def test_history_and_use_again(page: Page) -> None:
     assert found == [prompt, "0.64", "6", "18446744073709551615", "2"]
     page["make"].click()
     page.until(lambda: len(page.all("#history article")) == 2)
-    assert page.js(PICTURE) == picture
+    assert page.js(PICTURE, "#newest canvas") == picture
 
 
 def test_schemes_and_a_phone(page: Page) -> None:
@@ -326,7 +234,7 @@ def test_schemes_and_a_phone(page: Page) -> None:
     for scheme in ("light", "dark"):
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-        pictures.append(page.until(lambda: (now := page.js(PICTURE)) not in pictures and now))
+        pictures.append(page.until(lambda: (now := page.js(PICTURE, "#newest canvas")) not in pictures and now))
     phone = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
     page.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
     assert page.js("return document.documentElement.scrollWidth") == 360

@@ -78,6 +78,12 @@ def test_it_is_the_pipelines_own(
     assert np.abs(found - made / scale * 32767).max() < 3
 
 
+def test_words_in_brackets_are_words(server: Server, wave: np.ndarray) -> None:
+    for words in ("[music]", '["music"]', " [0, 1"):
+        status, _, body = ask(server, file_of(wave), **{**FEW, "input": words}, negative_prompt=words)
+        assert status == 200, body
+
+
 def test_files_of_other_kinds(server: Server, wave: np.ndarray) -> None:
     for kind, rate, subtype in (("FLAC", 44_100, "PCM_16"), ("OGG", 48_000, None), ("MP3", 32_000, None)):
         status, headers, body = ask(server, file_of(np.stack([wave, wave], 1), rate, kind, subtype), **FEW)

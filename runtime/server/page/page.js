@@ -1,5 +1,6 @@
 // The page of the service: it asks for a sound, tells how far it is, and keeps what was made in this visit.
 
+import { offer, refuse, take, takeAndAsk, takeAway, taken } from "./begin.js";
 import { fold, seconds, soundCard } from "./sound.js";
 
 const KEY = "trt-audioldm2-key"; // in the tab's own storage
@@ -17,7 +18,7 @@ const VOICES = ["A female reporter is speaking", "A man speaks slowly", "A child
 
 const $ = (id) => document.getElementById(id);
 const form = $("ask");
-const inputs = [...form.elements].filter((element) => element.name);
+const inputs = [...form.elements].filter(({ name }) => name && name !== "deed");
 let model = null; // what the service tells of its model
 let running = null; // what cancels the call that is made
 
@@ -66,16 +67,29 @@ async function meet() {
   $("scheduler").replaceChildren(...model.schedulers.map((name) => new Option(name.replace(/Scheduler$/, ""), name)));
   $("scheduler").value = model.default_scheduler;
   $("speech").hidden = !model.speech;
+  if (model.edits) offer(model.sampling_rate);
   showExamples(model.speech ? VOICES : EXAMPLES);
   hints();
 }
 
-/** The body of a request for what the form says. A field that is left empty is left to the service. */
-function body() {
+/** What a field says; undefined if it is left empty, and so left to the service. */
+function said({ name, type, value, checked }) {
+  if (type === "checkbox") return checked || undefined;
+  if (!value.trim()) return name === "input" ? value : undefined;
+  return type === "number" || type === "range" ? Number(value) : value;
+}
+
+/** What the form says, but for the seed, by the names of the service. */
+function asked() {
   const fields = {};
-  for (const { name, type, value, validity, labels } of inputs) {
-    if (validity.badInput) throw new Error(`${labels[0].textContent} is not a number.`);
-    if (name !== "seed" && (value.trim() || name === "input")) fields[name] = type === "number" ? Number(value) : value;
+  for (const input of inputs.filter((one) => !one.matches(":disabled") && one.name !== "seed")) {
+    const { badInput, valueMissing } = input.validity;
+    const [value, name] = [said(input), input.name];
+    if (badInput || valueMissing) {
+      throw Object.assign(new Error(`${input.labels[0].textContent} is not a number.`), { input });
+    }
+    if (name === "inpaint_seconds") (fields[name] ??= [[]])[0].push(value);
+    else if (value !== undefined) fields[name] = value;
   }
   if (fields.guidance_scale === model.default_guidance_scale) delete fields.guidance_scale;
   if (fields.scheduler === model.default_scheduler) delete fields.scheduler;
@@ -89,22 +103,39 @@ function json(fields, seed) {
   return `{${pairs.join(", ")}}`;
 }
 
+/** The same as the texts of a form. A space stands for the end of a line, which browsers and curl send differently. */
+function texts(fields, seed) {
+  const pairs = Object.entries(fields).map(([name, value]) => {
+    return [name, typeof value === "string" ? value.replaceAll("\n", " ") : JSON.stringify(value)];
+  });
+  return seed ? [...pairs, ["seed", seed]] : pairs;
+}
+
+/** The answer to what is asked, about a file or about words alone. */
+function send(fields, seed, file) {
+  const options = { method: "POST", signal: running.signal };
+  if (!file) return ask("v1/audio/generate", { ...options, body: json(fields, seed) });
+  const body = new FormData();
+  for (const pair of texts(fields, seed)) body.append(...pair);
+  body.append("audio", file);
+  return ask("v1/audio/edit", { ...options, body });
+}
+
 async function make() {
   if (running) return;
   running = new AbortController();
-  const start = performance.now();
+  const begun = performance.now();
   try {
     show("running", "Sent");
     if (!model) await meet();
-    const [fields, seed] = [body(), $("seed").value.trim()];
-    const text = json({ ...fields, stream_format: "sse" }, seed);
-    const answer = await ask("v1/audio/generate", { method: "POST", body: text, signal: running.signal });
+    const [fields, seed, start] = [asked(), $("seed").value.trim(), taken()];
+    const answer = await send({ ...fields, stream_format: "sse" }, seed, start);
     const done = await follow(answer);
-    await keep(fields, seed, done);
-    show("done", `Made in ${seconds((performance.now() - start) / 1000)}`);
+    await keep(fields, seed, start, done);
+    show("done", `Made in ${seconds((performance.now() - begun) / 1000)}`);
   } catch (error) {
     if (error.name === "AbortError") show("idle", "Cancelled");
-    else fail(error.message);
+    else fail(error);
   } finally {
     running = null;
   }
@@ -112,13 +143,14 @@ async function make() {
 
 /** Show how far a call is, until it is done: then what the service told of its sound. */
 async function follow(answer) {
-  let first = null;
+  let [first, steps] = [null, 0];
   for await (const event of events(answer)) {
     if (event.type === "error") throw new Error(event.error.message);
-    if (event.type === "audio.done") return event;
+    if (event.type === "audio.done") return { ...event, steps };
     if (event.type === "audio.queued") {
       show("running", event.waiting ? `Waiting: ${event.waiting} before yours` : "Waiting: yours is next");
     } else if (event.type === "audio.progress") {
+      steps = event.steps;
       first ??= { step: event.step, at: performance.now() };
       progress(event, first);
     }
@@ -126,22 +158,22 @@ async function follow(answer) {
   throw new Error(CUT);
 }
 
-async function keep(fields, seed, { data: [sound], duration, sampling_rate: rate, timings }) {
+async function keep(fields, seed, start, { data: [sound], duration, sampling_rate: rate, steps, timings }) {
   const spent = Object.entries(timings).filter(([stage]) => stage !== "queue");
-  const steps = fields.num_inference_steps ?? model.default_steps;
   const digits = seed || String(sound.seed);
   const whole = {
     fields,
+    start,
     steps,
     rate,
     duration,
     seed: digits,
     madeS: spent.reduce((sum, [, value]) => sum + value, 0),
     bytes: Uint8Array.from(atob(sound.b64_json), (letter) => letter.charCodeAt(0)),
-    body: json(fields, digits),
+    body: start ? texts(fields, digits) : json(fields, digits),
     withKey: sessionStorage.getItem(KEY) !== null,
   };
-  const card = await soundCard(whole, useAgain);
+  const card = await soundCard(whole, useAgain, model.edits && beginWith);
   const before = $("newest").querySelector("article");
   if (before) {
     fold(before, true);
@@ -187,10 +219,12 @@ function progress({ step, steps }, first) {
   if (quarter > Math.floor((4 * (step - 1)) / steps)) $("said").textContent = `${25 * quarter} % of the steps are done`;
 }
 
-function fail(message) {
+function fail({ message, input }) {
   show("failed", "");
   $("wrong").textContent = message;
-  const field = inputs.find(({ name }) => message.startsWith(name) || message.includes(`$.${name}`));
+  const about = (name) => new RegExp(String.raw`(^|\$\.)${name}\b`).test(message);
+  if (about("audio")) refuse();
+  const field = input ?? inputs.find(({ name }) => about(name));
   if ($("more").contains(field ?? null)) $("more").open = true;
   field?.setAttribute("aria-invalid", "true");
   field?.focus();
@@ -229,13 +263,29 @@ function hints() {
   $("seed-hint").hidden = !$("reseed").hidden;
 }
 
-function useAgain({ fields, seed }) {
-  const usual = { guidance_scale: model.default_guidance_scale, scheduler: model.default_scheduler };
-  for (const input of inputs) input.value = { ...usual, ...fields, seed }[input.name] ?? "";
-  if (fields.guidance_scale !== undefined || fields.scheduler !== undefined) $("more").open = true;
+/** Set the form to what a sound was asked with. */
+function useAgain({ fields, seed, start }) {
+  const { default_duration: audio_length, default_guidance_scale: guidance_scale, default_scheduler: scheduler } = model;
+  const values = { ...(start && { audio_length }), guidance_scale, scheduler, ...fields, seed };
+  const range = fields.inpaint_seconds?.[0].values();
+  for (const input of inputs) {
+    const value = input.name === "inpaint_seconds" ? range?.next().value : values[input.name];
+    if (input.type === "checkbox") input.checked = value === true;
+    else input.value = value ?? input.defaultValue ?? "";
+  }
+  if (["guidance_scale", "scheduler", "loop"].some((name) => name in fields)) $("more").open = true;
+  if (start) {
+    for (const choice of form.elements.deed) choice.checked = choice.value in fields;
+    take(start);
+  } else takeAway();
   hints();
   $("prompt").focus();
   scrollTo({ top: 0 });
+}
+
+async function beginWith(file) {
+  await takeAndAsk(file);
+  $("begin").scrollIntoView({ block: "center" });
 }
 
 // --- what is done by hand
@@ -244,7 +294,7 @@ form.onsubmit = (event) => {
   event.preventDefault();
   make();
 };
-form.oninput = hints;
+form.addEventListener("input", hints);
 $("cancel").onclick = () => running?.abort();
 $("reseed").onclick = () => {
   $("seed").value = "";
@@ -268,6 +318,6 @@ document.onkeydown = (event) => {
 
 const apple = /Mac|iPhone|iPad/.test(navigator.platform);
 $("status").textContent = `${apple ? "⌘ Return" : "Ctrl + Enter"} makes it, Escape cancels`;
-const showTrouble = (error) => $("door").hidden && fail(error.message);
+const showTrouble = (error) => $("door").hidden && fail(error);
 showExamples(EXAMPLES);
 meet().catch(showTrouble);
