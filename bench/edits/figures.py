@@ -43,7 +43,7 @@ def plot_variations(rows: Sequence[Row], path: Path) -> None:
     low, high = zip(*(row["interval"] for row in curve), strict=True)
     left.fill_between(strengths, [100 * x for x in low], [100 * x for x in high], color="tab:blue", alpha=0.15)
     left.set(xlabel="strength", ylabel="of the sounds, %", ylim=(-3, 103), title="What is heard")
-    left.legend(loc="center left", frameon=False)
+    left.legend(loc=(0.52, 0.4), frameon=False)
     for some, label, colour, style in (
         (curve, "from the sound", "tab:blue", "o-"),
         (mixed, "mixed", "tab:gray", "x--"),
