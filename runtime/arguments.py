@@ -62,7 +62,8 @@ class Arguments:
     - `window_s`: seconds that the model sees at once. Longer audio is made of windows that overlap by a half, averaged
       at every step (MultiDiffusion, Bar-Tal et al. 2023), in memory that does not grow with its length. Default: all of
       it, but for audio that is given and is longer with what is added to it than the checkpoint's duration.
-    - `loop`: whether the end leads into the beginning. Default False.
+    - `loop`: whether the end leads into the beginning; the duration is rounded up to whole rows of latents, 0.04 s at
+      the published sizes. Default False.
     - `prompt_weights`: whether the prompt has weights: "(word:1.3)" counts 1.3 times, "(word)" 1.1 times, "[word]" 1 /
       1.1 times; a backslash before a bracket means the bracket. They scale the states of the second text encoder
       alone: the language model's, which are of the whole text, know nothing of them. Default False.

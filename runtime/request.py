@@ -73,7 +73,8 @@ class Request:
     @property
     def result_s(self) -> float:
         """Seconds of each waveform that is returned."""
-        return (self.samples if self.edit is None else len(self.edit.audio)) / self.sample_rate_hz
+        samples = len(self.edit.audio) if self.edit is not None and self.edit.fills else self.samples
+        return samples / self.sample_rate_hz
 
     @property
     def steps(self) -> int:
@@ -153,6 +154,7 @@ def check_request(manifest: Manifest, given: Arguments) -> Request:
     edit = check_edit(audio, given)
     samples = _samples(audio, given.audio_length_in_s) if edit is None else edit.samples
     shape = _latent_shape(audio, count * waveforms, samples)
+    samples = shape[2] * audio.row_samples if given.loop is True else samples  # a ring has no piece of a row
     guidance_scale = number("guidance_scale", given.guidance_scale, high=MOST_GUIDANCE)
     negative = negative_embeds(given, specs, embeds, count)
     negatives = _negatives(count, given.prompt, given.negative_prompt) if guidance_scale > 1.0 else None
