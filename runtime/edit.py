@@ -63,9 +63,7 @@ class Edit:
         if not self.fills:
             return made
         level = made / np.float32(self.gain) + np.float32(self.mean)
-        most = max(1.0, float(np.abs(self.audio).max()))  # no louder, or all would be scaled down for the file
-        louder = np.maximum(np.abs(level).max(axis=1, keepdims=True) / np.float32(most), 1)
-        return splice(self.audio, level / louder, self.canvas[0], self.fills)
+        return splice(self.audio, level, self.canvas[0], self.fills)
 
 
 def check_edit(audio: AudioSpec, given: Arguments) -> Edit | None:

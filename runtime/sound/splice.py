@@ -19,12 +19,14 @@ def splice(kept: Floats, made: Floats, offset: int, ranges: Sequence[tuple[int, 
     `made` (rows, samples) begins at sample `offset` of `kept`. At the borders of a range the sound that is kept goes on
     for a moment, as linear prediction and its noise have it, while what was made comes in. So no kept sample changes,
     and of what was in the range before nothing is left. What was made is as much louder or quieter as the kept sound is
-    than what was made in its place.
+    than what was made in its place, but not beyond full scale, or a file would be scaled down as a whole.
     """
+    most = max(1.0, float(np.abs(kept).max(initial=0.0)))
     result = np.repeat(kept[None], len(made), axis=0)
     for start, stop in ranges:
         loudness = np.geomspace(*_gains(kept, made, offset, start, stop), stop - start, axis=1, dtype=np.float32)
         part = made[:, start - offset : stop - offset] * loudness
+        part /= np.maximum(np.abs(part).max(axis=1, keepdims=True) / np.float32(most), 1)
         fade = min(FADE_SAMPLES, (stop - start) // 2)
         rising = np.sin(np.linspace(0, np.pi / 2, fade + 2)[1:-1]).astype(np.float32)  # of equal power: they differ
         if start > 0 and fade:
@@ -32,7 +34,7 @@ def splice(kept: Floats, made: Floats, offset: int, ranges: Sequence[tuple[int, 
         if stop < len(kept) and fade:
             before = continued(kept[stop:][::-1], fade)[::-1]
             part[:, -fade:] = part[:, -fade:] * rising[::-1] + before * rising
-        result[:, start:stop] = part
+        result[:, start:stop] = part.clip(-most, most)
     return result
 
 

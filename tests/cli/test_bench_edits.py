@@ -18,7 +18,7 @@ def test_every_study(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(studies, "LONG_S", 5.12)
-    monkeypatch.setattr(studies, "FURTHER_S", 2.56)
+    monkeypatch.setattr(studies, "FURTHER_S", 5.12)
     options = ["--only", "siren", "--per-class", "1", "--steps", "5", "--out", str(tmp_path)]
     picture = tmp_path / "variations.png"
     assert main(["edits", "--engines", str(bundle("plain")), *options, "--plot", str(picture)]) == 0

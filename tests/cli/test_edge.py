@@ -26,6 +26,10 @@ from runtime import commands
 
 class Pipeline:
     label = "stand-in"
+    def check(self, prompt, **arguments):
+        return SimpleNamespace(call=(prompt, arguments), steps=1, result_s=0.5)
+    def render(self, request):
+        return self(request.call[0], **request.call[1])
     def __call__(self, prompt, callback=None, **arguments):
         prompts = [prompt] if isinstance(prompt, str) else prompt
         for text in prompts:
@@ -231,8 +235,8 @@ def test_a_picture_that_cannot_be_drawn_is_a_warning(
 def stop(arguments: list[str], number: signal.Signals) -> tuple[int, str, str]:
     with subprocess.Popen([*PROGRAM, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        while "rendering" not in process.stderr.readline():
-            pass
+        while "rendering" not in (line := process.stderr.readline()):
+            assert line, "it ended before it rendered"
         process.send_signal(number)
         process.send_signal(number)  # somebody who does not wait
         out, err = process.communicate(timeout=60)
@@ -304,7 +308,12 @@ def test_fast_sets_what_is_not_said(
 
     def spy(options: Any) -> Any:
         pipeline = open_stand_in(options)
-        return type("Spy", (), {"label": "", "__call__": lambda _, *a, **k: (seen.update(k), pipeline(*a))[1]})()
+
+        def check(_: Any, *texts: str, **call: Any) -> Any:
+            seen.update(call)
+            return pipeline.check(*texts)
+
+        return type("Spy", (), {"label": "", "check": check, "render": lambda _, request: pipeline.render(request)})()
 
     monkeypatch.setattr(commands, "_open_pipeline", spy)
     assert main(["rain", *flags, "-q"]) == 0

@@ -115,22 +115,23 @@ def test_encoder_is_the_references(
     for encoding, generator in (("mode", None), ("sample", torch.Generator("cpu").manual_seed(seed))):
         request = pipe.check("rain", audio=wave, sampling_rate=RATE, encoding=encoding)
         ours = pipe._codec.encode(request, SeededNoise([seed]))
-        assert relative_error(ours, theirs.latents(wave, generator).numpy()) < 1e-5, encoding
+        assert relative_error(ours, theirs.latents(wave, generator).numpy()) <= SEEN, encoding
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # NumPy's, of the reference's tensors in NumPy functions
 @pytest.mark.parametrize("scheduler", scheduler_names())
 def test_start_in_the_middle_is_the_references(
     scheduler: str, bundle: Callable[[str], Path], reference: Callable[[str], Any], rng: np.random.Generator
 ) -> None:
     pipe, wave, seed = AudioLDM2Pipeline.from_pretrained(bundle("plain")), sound(rng, 0.9), int(rng.integers(2**31))
-    for steps, strength in ((12, 0.5), (9, 0.79)):
-        expected = Reference(reference("plain"), scheduler)("rain falls", wave, strength, steps, seed)
-        call = {"num_inference_steps": steps, "strength": strength, "scheduler": scheduler, "seed": seed}
-        actual = pipe("rain falls", audio=wave, sampling_rate=RATE, **call).audios
-        assert np.sqrt((expected**2).mean()) > 1e-2
-        error = relative_error(actual, expected)
-        print(f"{scheduler} {steps} {strength}: {error:.1e}")
-        assert error <= SEEN <= TOLERANCE
+    steps, strength = int(rng.integers(7, 12)), float(rng.uniform(0.6, 0.95))
+    expected = Reference(reference("plain"), scheduler)("rain falls", wave, strength, steps, seed)
+    call = {"num_inference_steps": steps, "strength": strength, "scheduler": scheduler, "seed": seed}
+    actual = pipe("rain falls", audio=wave, sampling_rate=RATE, **call).audios
+    assert np.sqrt((expected**2).mean()) > 1e-2
+    error = relative_error(actual, expected)
+    print(f"{scheduler} {steps} {strength}: {error:.1e}")
+    assert error <= SEEN <= TOLERANCE
 
 
 @pytest.mark.parametrize("scheduler", ["DDIMScheduler", "DPMSolverMultistepScheduler", "HeunDiscreteScheduler"])
@@ -150,8 +151,8 @@ def test_inpainting_is_the_references(
     expected = Reference(reference("plain"), scheduler)("rain falls", wave, strength, 8, seed, mask)
     call = {"num_inference_steps": 8, "strength": strength, "scheduler": scheduler, "seed": seed}
     actual = pipe("rain falls", audio=wave, sampling_rate=RATE, inpaint_mask=mask, **call).audios
-    centred = wave - wave.mean()
-    actual = (actual - wave.mean()) / np.abs(centred).max() * 0.5  # as loud as the model makes it
+    expected = expected * np.abs(wave - wave.mean()).max() / 0.5 + wave.mean()  # as loud as the sound that came in
+    expected /= max(1.0, float(np.abs(expected).max()))  # and not beyond full scale
     assert relative_error(actual, expected) <= SEEN <= TOLERANCE
 
 
