@@ -37,7 +37,6 @@ class Bench:
         bundle = Bundle.read(options.engines)
         self.pipeline, self._audio = AudioLDM2Pipeline(bundle), bundle.manifest.audio
         self._fixed = {"num_inference_steps": options.steps, "scheduler": options.scheduler}
-        self.options = options
 
     def make(self, captions: Sequence[str], sounds: Floats | None = None, turn: int = 0, **call: Any) -> Floats:
         """A waveform for each caption, (rows, samples), from its own sound, if any, and a seed of its own a turn."""

@@ -6,12 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from tests.cli.browsing import COLOURS, PICTURE, WATCH, Page, chromium, needs_chromium, opened
+from tests.cli.browsing import COLOURS, PICTURE, WATCH, Page, needs_chromium
 from tests.cli.serving import KEY, Server, serving
 
 LONG = {"length": "8", "steps": "200"}
@@ -24,17 +23,6 @@ def server(bundle: Callable[[str], Path]) -> Iterator[Server]:
     with serving(bundle("plain"), "--warm-up", "0.64", "--api-key", KEY, "--max-duration", "20") as running:
         yield running
         assert running.stop() == (0, "")
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    with chromium(tmp_path_factory.mktemp("profile")) as driver:
-        yield driver
-
-
-@pytest.fixture
-def page(server: Server, browser: webdriver.Chrome) -> Iterator[Page]:
-    yield from opened(browser, server)
 
 
 def running(server: Server) -> int:

@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from tests.cli.browsing import COLOURS, PICTURE, WATCH, Page, chromium, needs_chromium, opened
+from tests.cli.browsing import COLOURS, PICTURE, WATCH, Page, needs_chromium
 from tests.cli.serving import KEY, Server, serving
 
 pytestmark = needs_chromium
@@ -29,17 +28,6 @@ def server(bundle: Callable[[str], Path]) -> Iterator[Server]:
     with serving(bundle("plain"), "--warm-up", "0.64", "--api-key", KEY, "--max-duration", "4") as running:
         yield running
         assert running.stop() == (0, "")
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    with chromium(tmp_path_factory.mktemp("profile")) as driver:
-        yield driver
-
-
-@pytest.fixture
-def page(server: Server, browser: webdriver.Chrome) -> Iterator[Page]:
-    yield from opened(browser, server)
 
 
 @pytest.fixture
