@@ -9,12 +9,11 @@ from typing import Any
 from runtime.pipeline import AudioLDM2Pipeline
 from runtime.prompts_file import Job, Line, Refused, read_jobs
 from runtime.sound.files import picture_beside
-from runtime.sound.finish import Finish
+from runtime.sound.finish import PLAIN, Finish
 from runtime.sound.saving import Sound, save
 from runtime.wording import one_line
 
 logger = logging.getLogger(__name__)
-PLAIN = Finish()
 
 
 @dataclass(frozen=True)

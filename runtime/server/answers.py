@@ -4,6 +4,7 @@ import base64
 import io
 import struct
 import zipfile
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,20 @@ from runtime.output import AudioOutput
 from runtime.request import Request
 from runtime.server.ticket import Ticket
 from runtime.sound.files import as_integers, sound_file, within_full_scale
+from runtime.sound.finish import PLAIN, Finish
+from runtime.sound.saving import Sound
 
 PCM_BYTES = 2  # a sample: 16 bits, little-endian, one channel
 WAV_HEADER = struct.Struct("<4sI4s4sIHHIIHH4sI")
+
+
+def finished(output: AudioOutput, finish: Finish) -> AudioOutput:
+    """The output with each waveform finished."""
+    if finish == PLAIN:
+        return output
+    sounds = [finish(Sound(audio, output.sampling_rate)) for audio in output.audios]
+    audios = np.stack([sound.waveform for sound in sounds])
+    return replace(output, audios=audios, sampling_rate=sounds[0].sample_rate_hz)
 
 
 def sound_bytes(waveform: npt.NDArray[np.float32], rate: int, response_format: str) -> bytes:

@@ -8,6 +8,8 @@ import msgspec
 from runtime.arguments import Arguments
 from runtime.checks import number
 from runtime.errors import AudioLDM2Error, InputError
+from runtime.sound.files import check_rate
+from runtime.sound.finish import Finish
 from runtime.wording import readable
 
 FORMATS = {  # by response_format: the media type of the answer
@@ -62,6 +64,9 @@ class Fields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     prompt_weights: Annotated[bool | None, says('whether "(word:1.3)" in prompts is a weight')] = None
     num_waveforms_per_prompt: Annotated[int | None, says("waveforms to make; the best comes first")] = None
     scheduler: Annotated[str | None, says("class name of a scheduler: see GET /v1/models")] = None
+    fade: Annotated[float | tuple[float, float] | None, says("seconds of fade in and out, or [in, out]")] = None
+    loudness: Annotated[float | None, says("integrated loudness in LUFS; the true peak stays below -1 dBTP")] = None
+    sample_rate: Annotated[int | None, says("of the file, in Hz; default: the model's")] = None
     seed: Annotated[int | None, says("from 0 to 2**64 - 1; drawn if left out, and told in X-Seed")] = None
     response_format: Annotated[Format, says("pcm is 16 bits, little-endian, one channel")] = "wav"
     stream_format: Annotated[
@@ -70,6 +75,15 @@ class Fields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ] = None
     model: Annotated[str | None, says("the name that GET /v1/models tells")] = None
     timeout_s: Annotated[float | None, says("seconds within which the result is wanted")] = None
+
+    @property
+    def finish(self) -> Finish:
+        """What is done to the finished sound. Raises InputError, or MissingDependencyError."""
+        fade = self.fade or 0.0
+        finish = Finish(fade if isinstance(fade, tuple) else (fade, fade), self.loudness, self.sample_rate)
+        if self.sample_rate is not None and self.response_format != "pcm":
+            check_rate(f"sound.{self.response_format}", self.sample_rate)
+        return finish
 
     def texts(self, speaks: bool) -> dict[str, str | None]:
         """The prompt, and what is to be spoken, as the arguments of a call."""

@@ -16,6 +16,7 @@ from runtime.server.answers import (
     PCM_BYTES,
     described,
     encoded,
+    finished,
     headers_after,
     headers_before,
     pcm,
@@ -33,7 +34,8 @@ from runtime.server.openapi import describe, page
 from runtime.server.requests import error_body, error_words
 from runtime.server.service import Service
 from runtime.server.streams import Events, Stream, event, unless_gone
-from runtime.server.ticket import DrainingError, Ticket
+from runtime.server.ticket import DrainingError, Listener, Ticket
+from runtime.sound.finish import PLAIN
 from runtime.wording import one_line, readable
 
 T = TypeVar("T")
@@ -151,13 +153,13 @@ class Handlers:
             if not self._takes_jobs:
                 raise InputError("Prefer: respond-async is refused here: no other process would find the job again")
             job = Job(fields)
-            job.watch(await asyncio.to_thread(self._service.submit, arguments, fields.timeout_s, job))
+            job.watch(await self._submit(fields, arguments, job))
             self._jobs.add(job)
             headers = {"Location": f"/v1/jobs/{job.id}", "Preference-Applied": "respond-async"}
             return JSONResponse(self._state(job), 202, headers)
         if fields.stream_format is not None:
             return await self._stream(request, fields, arguments)
-        ticket = await asyncio.to_thread(self._service.submit, arguments, fields.timeout_s)
+        ticket = await self._submit(fields, arguments)
         output = await self._unless_gone(asyncio.wrap_future(ticket.result), ticket, request.receive)
         self._note(request, ticket, output)
         return await asyncio.to_thread(self._whole, request, fields, ticket, output, several=several)
@@ -166,6 +168,7 @@ class Handlers:
         self, request: Request, fields: Fields, ticket: Ticket, output: AudioOutput, *, several: bool
     ) -> Response:
         """A sound that is done: one file, or all waveforms in the form that the client takes."""
+        output = finished(output, ticket.finish)
         headers, kind = headers_after(output, ticket), fields.response_format
         if len(output.audios) == 1 or not several:
             body = sound_bytes(output.audios[0], output.sampling_rate, kind)
@@ -180,9 +183,11 @@ class Handlers:
         if in_chunks and arguments.get("num_waveforms_per_prompt", 1) > 1:
             raise InputError("a sound that is sent as it is made is one waveform: leave out num_waveforms_per_prompt")
         events = Events(wants_audio=in_chunks and fields.response_format in IN_CHUNKS)
-        ticket = await asyncio.to_thread(self._service.submit, arguments, fields.timeout_s, events)
+        if events.wants_audio and fields.finish != PLAIN:
+            raise InputError("fade, loudness and sample_rate are of a whole sound: leave out stream_format, or them")
+        ticket = await self._submit(fields, arguments, events)
         rate = self._model.manifest.audio.sample_rate_hz
-        headers = {**headers_before(ticket.request, rate), "Cache-Control": "no-store"}
+        headers = {**headers_before(ticket.request, fields.sample_rate or rate), "Cache-Control": "no-store"}
         if fields.stream_format == "sse":
             kind, parts = "text/event-stream", self._events(request, fields, ticket, events)
         else:
@@ -214,6 +219,7 @@ class Handlers:
                     yield self._place(request, ticket)
             output = ticket.result.result()
             self._note(request, ticket, output)
+            output = await asyncio.to_thread(finished, output, ticket.finish)
             if not isinstance(fields, Speech):
                 yield event("audio.done", **await asyncio.to_thread(self._described, request, fields, ticket, output))
                 return
@@ -226,6 +232,10 @@ class Handlers:
         except Exception as error:
             told["error"] = one_line(error)
             yield event("error", error=error_body(*error_words(error)))
+
+    async def _submit(self, fields: Fields, arguments: dict[str, Any], listener: Listener | None = None) -> Ticket:
+        """Queue a call. Raises what `Service.submit` raises."""
+        return await asyncio.to_thread(self._service.submit, arguments, fields.timeout_s, listener, fields.finish)
 
     def _place(self, request: Request, ticket: Ticket) -> bytes:
         """Where a call is in the queue; for one that runs, a comment that keeps the connection open."""

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from runtime.errors import InputError
+from runtime.errors import InputError, MissingDependencyError
 from runtime.server.fields import LimitError
 from runtime.server.jobs import NoSuchJobError, NotDoneError
 from runtime.server.metrics import Metrics
@@ -31,6 +31,7 @@ ERRORS = {  # by the class of an error: status, and OpenAI's names for what is w
     NotDoneError: (409, "invalid_request_error", "not_done"),
     QueueFullError: (429, "rate_limit_error", "queue_full"),
     WorkerDiedError: (500, "server_error", "worker_died"),
+    MissingDependencyError: (501, "server_error", "not_installed"),
     DrainingError: (503, "server_error", "shutting_down"),
     DeadlineError: (504, "server_error", "deadline_passed"),
 }

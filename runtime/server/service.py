@@ -12,6 +12,7 @@ from runtime.joining import join, split
 from runtime.output import AudioOutput
 from runtime.server.ticket import DrainingError, Listener, QueueFullError, Telling, Ticket
 from runtime.server.worker import Worker, WorkerDiedError
+from runtime.sound.finish import PLAIN, Finish
 from runtime.wording import one_line
 
 logger = logging.getLogger(__name__)
@@ -67,13 +68,19 @@ class Service:
         self._thread.start()
 
     def submit(
-        self, arguments: Mapping[str, Any], timeout_s: float | None = None, listener: Listener | None = None
+        self,
+        arguments: Mapping[str, Any],
+        timeout_s: float | None = None,
+        listener: Listener | None = None,
+        finish: Finish = PLAIN,
     ) -> Ticket:
         """Queue a call of the arguments of `AudioLDM2Pipeline.__call__`, but for its callbacks.
 
+        What `finish` says is left to whoever takes the result; here it is checked that the sound is long enough.
+
         Raises InputError for a wrong one or one that there is no memory for, QueueFullError, or DrainingError.
         """
-        ticket = Ticket(self._worker.check(**arguments), timeout_s, listener)
+        ticket = Ticket(self._worker.check(**arguments), timeout_s, listener, finish)
         with self._changed:
             if self._draining:
                 raise DrainingError()

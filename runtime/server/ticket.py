@@ -10,6 +10,7 @@ from runtime.joining import batch_key, rows_of
 from runtime.output import AudioOutput
 from runtime.request import Request
 from runtime.server.worker import Worker
+from runtime.sound.finish import PLAIN, Finish
 
 
 class QueueFullError(AudioLDM2Error):
@@ -46,8 +47,15 @@ class Listener:
 class Ticket:
     """A call that waits or runs. `result` ends in an AudioOutput or an error, or is cancelled with the ticket."""
 
-    def __init__(self, request: Request, timeout_s: float | None = None, listener: Listener | None = None) -> None:
-        self.request, self.listener = request, listener
+    def __init__(
+        self,
+        request: Request,
+        timeout_s: float | None = None,
+        listener: Listener | None = None,
+        finish: Finish = PLAIN,
+    ) -> None:
+        finish.check(request.result_s)
+        self.request, self.listener, self.finish = request, listener, finish
         self.key: Hashable | None = batch_key(request)
         self.result: Future[AudioOutput] = Future()
         self.arrived_s = time.monotonic()

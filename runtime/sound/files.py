@@ -56,6 +56,11 @@ def check_output(
         _encode(target, np.zeros(1, np.float32), sample_rate_hz, format_)
 
 
+def check_rate(target: str | Path, sample_rate_hz: int) -> None:
+    """Raise InputError unless the format of `target` takes this sample rate."""
+    _encode(target, np.zeros(1, np.float32), sample_rate_hz, _format_of(target, as_float=False))
+
+
 def write_audio(
     target: str | Path, waveform: npt.NDArray[np.float32], sample_rate_hz: int, *, as_float: bool = False
 ) -> None:

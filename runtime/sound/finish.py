@@ -67,6 +67,9 @@ class Finish:
         return replace(sound, waveform=resample(audio, sound.sample_rate_hz, rate), sample_rate_hz=rate)
 
 
+PLAIN = Finish()  # the sound as it is
+
+
 def faded(audio: Floats, rising: int, falling: int) -> Floats:
     """The waveform (samples,) with a raised cosine over its first and its last samples."""
     gain = np.ones(len(audio), np.float32)

@@ -1,8 +1,10 @@
 """A sound that is sent to the service in a form, and what comes back."""
 
+import base64
 import io
 import json
 import uuid
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ import pytest
 import soundfile
 
 from runtime import AudioLDM2Pipeline
+from runtime.sound.finish import Finish
+from runtime.sound.saving import Sound
 from tests.cli.serving import Server, samples, serving
 
 RATE = 16_000
@@ -50,6 +54,68 @@ def ask(
     body = b"".join(parts) + f"--{edge}--\r\n".encode()
     kind = {"Content-Type": f"multipart/form-data; boundary={edge}"}
     return server.ask("POST", "/v1/audio/edit", body, kind | (headers or {}))
+
+
+@pytest.mark.parametrize("kind", ["wav", "pcm", "flac", "mp3", "opus"])
+def test_it_is_finished_as_the_program_finishes_it(
+    kind: str, server: Server, wave: np.ndarray, bundle: Callable[[str], Path]
+) -> None:
+    rate = 48_000
+    finish = {"fade": "[0.1, 0.3]", "loudness": "-30", "sample_rate": str(rate)}
+    status, headers, body = ask(server, file_of(wave), **FEW, **finish, strength="0.5", response_format=kind)
+    assert (status, headers.get("x-sample-rate")) == (200, str(rate)), body
+    made = AudioLDM2Pipeline.from_pretrained(bundle("plain"))(
+        "rain", audio=wave, sampling_rate=RATE, num_inference_steps=4, seed=5, strength=0.5
+    )
+    wanted = Finish((0.1, 0.3), -30.0, rate)(Sound(made.audios[0], RATE)).waveform
+    if kind in ("wav", "pcm"):
+        found = samples(body) if kind == "wav" else np.frombuffer(body, "<i2")
+        assert np.abs(found - wanted * 32767).max() < 3
+        return
+    found, read_rate = soundfile.read(io.BytesIO(body), dtype="float32")
+    assert read_rate == rate
+    assert abs(len(found) - len(wanted)) < 5000  # a lossy format has whole blocks
+
+
+def test_several_are_finished_each(server: Server) -> None:
+    fields = {"input": "rain", "num_inference_steps": 2, "audio_length": 0.64, "num_waveforms_per_prompt": 2}
+    body = json.dumps(fields | {"sample_rate": 8000, "fade": 0.1}).encode()
+    for accept, stream in (("application/json", None), ("application/json", "sse"), ("application/zip", None)):
+        own = body if stream is None else json.dumps(json.loads(body) | {"stream_format": stream}).encode()
+        status, headers, answer = server.ask("POST", "/v1/audio/generate", own, {"Accept": accept})
+        assert (status, headers["x-sample-rate"]) == (200, "8000"), answer
+        if accept == "application/zip":
+            with zipfile.ZipFile(io.BytesIO(answer)) as archive:
+                sounds = [samples(archive.read(name)) for name in archive.namelist()]
+        else:
+            told = json.loads(answer.decode().split("data: ")[-1]) if stream else json.loads(answer)
+            assert told["sampling_rate"] == 8000
+            assert told["duration"] == pytest.approx(0.64)
+            sounds = [samples(base64.b64decode(each["b64_json"])) for each in told["data"]]
+        assert [len(sound) for sound in sounds] == [5120, 5120]
+        for sound in sounds:
+            assert max(abs(int(sound[0])), abs(int(sound[-1]))) < 0.01 * np.abs(sound).max()
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"fade": -1}, "fade"),
+        ({"fade": [0.4, 0.4]}, "fade takes 0.8 s, the sound has 0.64 s"),
+        ({"loudness": 3}, "loudness"),
+        ({"loudness": -20, "audio_length": 0.2}, "loudness is of 0.4 s and more"),
+        ({"sample_rate": 0}, "sample_rate"),
+        ({"sample_rate": 44_100, "response_format": "opus"}, "44100 Hz"),
+        ({"sample_rate": 8000, "stream_format": "audio"}, "of a whole sound"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_finished(fields: dict[str, Any], words: str, server: Server) -> None:
+    body = {"input": "rain", "num_inference_steps": 2, "audio_length": 0.64} | fields
+    status, _, answer = server.ask("POST", "/v1/audio/generate", json.dumps(body).encode())
+    message = json.loads(answer)["error"]["message"]
+    assert status == 400, message
+    assert words in message
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ class Worker:
         self.warmed.append((duration_s, rows))
 
     def check(self, *, prompt: str, key: object = "one") -> Any:
-        return SimpleNamespace(prompt=prompt, key=key, rows=1, samples=10, work=1000)
+        return SimpleNamespace(prompt=prompt, key=key, rows=1, samples=10, work=1000, result_s=1.0)
 
     def render(self, number: int, request: Any, on_step: Any, on_audio: Any) -> Any:
         requests = request if isinstance(request, list) else [request]
