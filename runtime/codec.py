@@ -1,7 +1,5 @@
 """Between sound and latents: the autoencoder and the vocoder, and audio on its way in."""
 
-from dataclasses import replace
-
 import numpy as np
 
 from runtime.backends.device import Array, Device
@@ -11,6 +9,7 @@ from runtime.bundle.manifest import AudioSpec
 from runtime.diffusion.canvas import Canvas
 from runtime.diffusion.noise import SeededNoise
 from runtime.request import Request
+from runtime.sizes import OVERLAP
 from runtime.sound.mel import log_mels
 from runtime.sound.vocode import vocode, vocode_aloud
 
@@ -46,17 +45,17 @@ class Codec:
 
     def _posterior(self, mel: Array, canvas: Canvas | None) -> tuple[Array, Array]:
         """Mean and deviation of the latents of mel (1, frames, mel bins), each (1, channels, height, width)."""
-        xp, scale = self._device.xp, self._audio.vae_scale_factor
+        xp, scale, bins = self._device.xp, self._audio.vae_scale_factor, mel.shape[2]
         height = mel.shape[1] // scale
         window = height if canvas is None else min(canvas.window, height)
-        line = Canvas(height, window, window // 2)
-        windows, parts = line.windows(), []
-        for rows in windows:
-            seen = mel[:, rows[0] * scale : (rows[-1] + 1) * scale].copy()
-            outputs = self._engines["vae_encoder"].run({"mel": seen})
-            found = np.stack([outputs["mean"], xp.exp(0.5 * outputs["log_variance"])])
-            parts.append(self._device.watch("vae_encoder", found))
-        mean, spread = line.merged(parts, windows, 3, xp)
+
+        def run(_: int, rows: Array) -> Array:
+            outputs = self._engines["vae_encoder"].run({"mel": rows.reshape(1, -1, bins)})
+            both = np.concatenate([outputs["mean"], xp.exp(0.5 * outputs["log_variance"])], axis=1)
+            return self._device.watch("vae_encoder", both)
+
+        line = Canvas(height, window, window // OVERLAP)
+        mean, spread = np.split(line.over(mel.reshape(1, height, scale * bins), run, xp, axes=(1, 2)), 2, axis=1)
         return mean, spread
 
     def decode(self, latents: Array, canvas: Canvas | None) -> Array:
@@ -68,10 +67,9 @@ class Codec:
         ring = np.arange(-around, canvas.height + around) % canvas.height
         latents = xp.take(latents, xp.asarray(ring), axis=2)
         window = len(ring) if canvas.window == canvas.height else canvas.window
-        line = replace(canvas, height=len(ring), window=window, loop=False)
-        windows, scale = line.windows(), self._audio.vae_scale_factor
-        mels = [self._decoded(xp.take(latents, xp.asarray(rows), axis=2)) for rows in windows]
-        mel = line.merged(mels, windows, 1, xp, scale)
+        line = Canvas(len(ring), window, canvas.overlap)
+        scale = self._audio.vae_scale_factor
+        mel = line.over(latents, lambda _, rows: self._decoded(rows), xp, axes=(2, 1), scale=scale)
         return mel[:, around * scale : mel.shape[1] - around * scale]
 
     def waveforms(self, mel: Array, request: Request) -> Array:

@@ -49,16 +49,17 @@ def peak_bytes(manifest: Manifest, request: Request, height: int, *, low_memory:
     at_once = height if request.canvas is None else min(height, request.canvas.window)
     window = -(-audio.longest_vocoder_frames // audio.vae_scale_factor)  # in latent rows, rounded up
     peaks = []
-    for spec in manifest.engines.values():
+    for name, spec in manifest.engines.items():
         seen = min(height, window) if spec.in_windows else at_once
         row = sum(c * seen**power for power, c in enumerate(spec.activation_bytes or ()))
         weights = sum(file.size_bytes for file in spec.files) if low_memory else 0
-        peaks.append(weights + _rows(spec, request, vae_slicing=vae_slicing) * row)
+        peaks.append(weights + _rows(name, spec, request, vae_slicing=vae_slicing) * row)
     return max(peaks, default=0.0)
 
 
-def _rows(spec: EngineSpec, request: Request, *, vae_slicing: bool) -> int:
+def _rows(name: str, spec: EngineSpec, request: Request, *, vae_slicing: bool) -> int:
     """Rows that an engine gets in one run of this call."""
-    if spec.rows == "guided" and request.guided:
-        return 2 * request.rows
+    if spec.rows == "guided":
+        views = request.canvas.views if request.canvas is not None and name.startswith("unet") else 1
+        return (2 if request.guided else 1) * request.rows * views
     return 1 if spec.rows == "sliceable" and vae_slicing else request.rows

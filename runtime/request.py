@@ -3,30 +3,26 @@
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
-from fractions import Fraction
 from importlib.util import find_spec
 from numbers import Integral
 from typing import Any
 
-import numpy as np
-
 from runtime.arguments import Arguments, StopDenoising
 from runtime.backends.device import Array
-from runtime.bundle.manifest import AudioSpec, Manifest
-from runtime.checks import MOST, integer, listed, number, real_array, shown
+from runtime.bundle.manifest import Manifest
+from runtime.checks import MOST, integer, listed, number, shown
 from runtime.diffusion.canvas import Canvas
 from runtime.diffusion.noise import Seed, is_generator
 from runtime.diffusion.schedulers import Plan, make_plan, scheduler_class
 from runtime.edit import Edit, check_edit
 from runtime.embeddings import embedding_specs, negative_embeds, positive_embeds
 from runtime.errors import InputError, MissingDependencyError
+from runtime.sizes import canvas_of, latent_shape, own_latents, sample_count
 from runtime.text.conditioning import Conditioning
 from runtime.text.encoder import Prompt
 from runtime.text.weights import weighted
 from runtime.wording import check_text
 
-LONGEST_S = 1e6  # far more than fits in memory, which is checked later with the numbers: sizes must not overflow first
 MOST_GUIDANCE = 1000.0  # latents grow with it: far above it their squares overflow float32, and the sound falls silent
 OUTPUT_TYPES = ("np", "latent", "pt")
 SEED_DEVICES = ("cpu", "cuda")
@@ -152,8 +148,8 @@ def check_request(manifest: Manifest, given: Arguments) -> Request:
     count = len(prompts) if prompts is not None else len(embeds.attention_mask)  # type: ignore[union-attr]
     waveforms = _integer("num_waveforms_per_prompt", given.num_waveforms_per_prompt)
     edit = check_edit(audio, given)
-    samples = _samples(audio, given.audio_length_in_s) if edit is None else edit.samples
-    shape = _latent_shape(audio, count * waveforms, samples)
+    samples = sample_count(audio, given.audio_length_in_s) if edit is None else edit.samples
+    shape = latent_shape(audio, count * waveforms, samples)
     samples = shape[2] * audio.row_samples if given.loop is True else samples  # a ring has no piece of a row
     guidance_scale = number("guidance_scale", given.guidance_scale, high=MOST_GUIDANCE)
     negative = negative_embeds(given, specs, embeds, count)
@@ -171,11 +167,11 @@ def check_request(manifest: Manifest, given: Arguments) -> Request:
         sample_rate_hz=audio.sample_rate_hz,
         samples=samples,
         edit=edit,
-        canvas=_canvas(audio, shape[2], given, edit),
+        canvas=canvas_of(manifest, shape, given, edit, guided=guidance_scale > 1.0),
         latent_shape=shape,
         num_waveforms_per_prompt=waveforms,
         seeds=_seeds(given, count, count * waveforms),
-        latents=None if given.latents is None else _latents(given.latents, shape),
+        latents=None if given.latents is None else own_latents(given.latents, shape),
         seed_device=given.seed_device,
         max_new_tokens=_new_tokens(given.max_new_tokens, embeds or negative) or manifest.max_new_tokens,
         plan=_plan(manifest.scheduler, given, 1.0 if edit is None else edit.strength),
@@ -205,28 +201,6 @@ def _check_the_rest(given: Arguments) -> None:
     kwargs = given.cross_attention_kwargs
     if kwargs is not None and not (isinstance(kwargs, Mapping) and not kwargs):
         raise InputError("cross_attention_kwargs change the attention of a torch module: an engine has none to change")
-
-
-def _canvas(audio: AudioSpec, height: int, given: Arguments, edit: Edit | None) -> Canvas | None:
-    """The canvas of a call whose latents have `height` rows; None where the model sees them at once, as they are."""
-    if not isinstance(given.loop, bool):
-        raise InputError(f"loop has to be True or False, got {shown(given.loop)}")
-    window = height
-    if given.window_s is not None:
-        shortest_s = 2 * audio.row_samples / audio.sample_rate_hz
-        seconds = number("window_s", given.window_s, shortest_s, LONGEST_S)
-        window = min(int(seconds * audio.sample_rate_hz) // audio.row_samples, height)
-    elif edit is not None and edit.mask is not None:
-        window = min(audio.default_latent_height, height)
-    canvas = Canvas(height, window, window // 2, loop=given.loop)
-    if given.loop:
-        if edit is not None and edit.mask is not None:
-            raise InputError("loop joins the ends of all that is made: leave out what is to be kept or added")
-        if given.audio_callback is not None or given.feature_cache_interval != 1:
-            raise InputError("loop cannot be together with audio_callback or feature_cache_interval")
-    if edit is not None and edit.fills and given.audio_callback is not None:
-        raise InputError("audio_callback would hear the sound before what is kept is put back: leave it out")
-    return None if canvas.plain else canvas
 
 
 def _plan(own: Mapping[str, Any], given: Arguments, strength: float) -> Plan:
@@ -323,41 +297,6 @@ def _new_tokens(value: Any, embeds: Conditioning | None) -> int | None:
     if wanted not in (None, length):
         raise InputError(f"max_new_tokens is {wanted}, but the embeddings given have {length} new tokens")
     return length
-
-
-def _samples(audio: AudioSpec, duration_s: Any) -> int:
-    """How many samples a duration is: as the reference, cut to whole ones, but of what the user meant by it.
-
-    A float32 or float16 is short of the decimal that it was made from: 0.64 becomes 0.639999986. It stands for the
-    shortest decimal that it may come from, or for a whole number of samples if it may come from that.
-    """
-    if duration_s is None:
-        return audio.default_latent_height * audio.row_samples
-    seconds = number("audio_length_in_s", duration_s)
-    narrow = isinstance(duration_s, np.floating) and not isinstance(duration_s, float)
-    seconds = float(str(duration_s)) if narrow else seconds
-    number("audio_length_in_s", seconds, audio.row_samples / audio.sample_rate_hz, LONGEST_S)
-    if isinstance(duration_s, Decimal | Fraction):
-        return int(Fraction(duration_s) * audio.sample_rate_hz)
-    whole = round(seconds * audio.sample_rate_hz)
-    if narrow and type(duration_s)(whole / audio.sample_rate_hz) == duration_s:
-        return whole
-    return int(seconds * audio.sample_rate_hz)
-
-
-def _latent_shape(audio: AudioSpec, rows: int, samples: int) -> tuple[int, int, int, int]:
-    """Latents that cover all the samples: the reference rounds down to mel frames first and may return less audio."""
-    height = -(-samples // audio.row_samples)
-    return (rows, audio.latent_channels, height, audio.latent_width)
-
-
-def _latents(latents: Any, shape: tuple[int, int, int, int]) -> Array:
-    array = real_array("latents", latents)
-    if array.shape != shape:
-        raise InputError(
-            f"latents has shape {array.shape}, this call needs {shape}: (waveforms, channels, height, width)"
-        )
-    return array
 
 
 def _seeds(given: Arguments, prompts: int, rows: int) -> tuple[Seed, ...]:

@@ -4,7 +4,7 @@ Source: MultiDiffusion, Bar-Tal et al. 2023, arXiv:2302.08113. At every step the
 says is averaged where they overlap. One sample of all the rows is carried from step to step, by any scheduler.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from runtime.backends.device import Array
 
+Run = Callable[[int, Array], Array]
 Rows = npt.NDArray[np.int64]
 _TURN = 0.6180339887  # of a ring a step: its windows begin at other rows each time, as evenly as can be
 
@@ -28,6 +29,7 @@ class Canvas:
     window: int
     overlap: int
     loop: bool = False
+    together: int = 1  # windows at most that one run sees
 
     @property
     def plain(self) -> bool:
@@ -44,7 +46,33 @@ class Canvas:
         starts = np.linspace(0, span, count, endpoint=False) if self.loop else np.linspace(0, span, count + 1)
         return [self._rows(turn + round(start)) for start in starts.tolist()]
 
-    def merged(self, parts: Sequence[Array], windows: Sequence[Rows], axis: int, xp: Any, scale: int = 1) -> Array:
+    @property
+    def runs(self) -> int:
+        """How many runs see all windows."""
+        return -(-len(self.windows()) // self.together)
+
+    @property
+    def views(self) -> int:
+        """How many windows each run sees: as even a share as can be. The last run may see one twice."""
+        return -(-len(self.windows()) // self.runs)
+
+    def over(
+        self, array: Array, run: Run, xp: Any, step: int = 0, *, axes: tuple[int, int] = (2, 2), scale: int = 1
+    ) -> Array:
+        """What `run(i, views)` makes of the windows of `array`, put together again.
+
+        Windows lie along the first of `axes` in the array, and along the second in what is made of it, where a row has
+        become `scale`. Run number `i` gets `views` windows, one behind the other as rows of a batch.
+        """
+        windows, parts = self.windows(step), list[Array]()
+        for i in range(self.runs):
+            group = windows[i * self.views : (i + 1) * self.views]
+            group += [group[-1]] * (self.views - len(group))  # every run has one shape
+            seen = [xp.take(array, xp.asarray(rows), axis=axes[0]) for rows in group]
+            parts += np.split(run(i, np.concatenate(seen) if len(seen) > 1 else seen[0]), len(group))
+        return self._merged(parts[: len(windows)], windows, axes[1], xp, scale)
+
+    def _merged(self, parts: Sequence[Array], windows: Sequence[Rows], axis: int, xp: Any, scale: int = 1) -> Array:
         """One array of what was made of each window, averaged where they overlap. A row became `scale` along `axis`.
 
         A window counts least at its ends, where the model has seen least of what is around.

@@ -83,16 +83,17 @@ class Denoiser:
         draws for schedulers that add noise. `canvas`: see `Canvas`; None: the model sees all rows at once.
         """
         unet, cached = self._engines["unet"], feature_cache_interval > 1
-        feeds = {name: array for name, array in conditioning.items() if name in unet.inputs}
+        feeds: Feeds = {name: array for name, array in conditioning.items() if name in unet.inputs}
         plain = guidance_interval != WHOLE or cached or canvas is not None or known is not None or not can_fuse(plan)
         if self._device.gpu is not None and not plain and plan.steps:
             steps = self._replayed(unet, plan, sample, feeds, guidance_scale, randn)
         else:
             scales = _scales(guidance_scale, guidance_interval, len(plan.steps))
             shallow = self._engines["unet_shallow"] if cached else None
-            views = 1 if canvas is None else len(canvas.windows())
+            if canvas is not None:
+                feeds = _of_views(feeds, canvas.views, guided=guidance_scale is not None)
             predict = []
-            for _ in range(views):  # each window keeps features of its own
+            for _ in range(1 if canvas is None else canvas.runs):  # each run keeps features of its own
                 run = unet.run if shallow is None else CachedUNet(unet, shallow, feature_cache_interval).run
                 predict.append(partial(self._predict, run, plan, feeds, scales))
             seen = predict[0] if canvas is None else partial(self._see, canvas, predict)
@@ -101,10 +102,7 @@ class Denoiser:
 
     def _see(self, canvas: Canvas, predict: Sequence[Predict], i: int, sample: Array) -> Array:
         """What the model says of every window of `sample`, as one output of its shape."""
-        xp, windows = self._device.xp, canvas.windows(i)
-        views = (xp.take(sample, xp.asarray(rows), axis=2) for rows in windows)
-        outputs = [see(i, view).copy() for see, view in zip(predict, views, strict=True)]
-        return canvas.merged(outputs, windows, 2, xp)
+        return canvas.over(sample, lambda run, views: predict[run](i, views).copy(), self._device.xp, i)
 
     def _in_step(self, steps: Iterator[Array]) -> Iterator[Array]:
         """The same samples, each when the device is at most STEPS_AHEAD steps behind the host."""
@@ -201,6 +199,15 @@ def padded(unet: Engine, feeds: Feeds, multiple: int) -> dict[str, Array]:
         missing = max((wanted if most is None else min(wanted, most)) - tokens, 0)
         longer[name] = np.pad(array, [(0, missing if i == axis else 0) for i in range(array.ndim)])
     return longer
+
+
+def _of_views(feeds: Feeds, views: int, *, guided: bool) -> Feeds:
+    """The feeds of so many views of every row: of all unconditional rows first, where there are such."""
+    halves = 2 if guided else 1
+    return {
+        name: np.concatenate([part for half in np.split(array, halves) for part in [half] * views])
+        for name, array in feeds.items()
+    }
 
 
 def _scales(scale: float | None, interval: tuple[float, float], steps: int) -> list[float | None]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,6 +64,31 @@ def test_windows_of_a_batch_are_those_of_each(pipe: AudioLDM2Pipeline) -> None:
     both = pipe(["rain", "wind"], seed=[1, 2], **call).audios
     for i, prompt in enumerate(("rain", "wind")):
         assert relative_error(both[i : i + 1], pipe(prompt, seed=i + 1, **call).audios) < 1e-4
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.5])
+def test_windows_in_one_run_are_those_of_a_run_each(
+    guidance_scale: float, pipe: AudioLDM2Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = {"num_inference_steps": 3, "audio_length_in_s": 2.0, "window_s": 0.64, "seed": 5}
+    call |= {"guidance_scale": guidance_scale, "num_waveforms_per_prompt": 2}
+    rows: list[int] = []
+    unet = pipe.engines["unet"]
+    monkeypatch.setattr(type(unet), "run", _counted(type(unet).run, rows))
+    made = pipe("rain", **call).audios
+    together, rows[:] = max(rows), []
+    monkeypatch.setattr("runtime.sizes.TOGETHER", 1)
+    assert relative_error(made, pipe("rain", **call).audios) < 1e-4
+    assert together == 3 * max(rows)  # of six windows
+
+
+def _counted(run: Callable[..., Any], rows: list[int]) -> Callable[..., Any]:
+    def counted(engine: Any, feeds: dict[str, np.ndarray]) -> Any:
+        if "timestep" in feeds:
+            rows.append(len(feeds["sample"]))
+        return run(engine, feeds)
+
+    return counted
 
 
 def test_features_are_kept_of_each_window(pipe: AudioLDM2Pipeline) -> None:

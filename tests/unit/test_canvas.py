@@ -33,20 +33,27 @@ def test_a_ring_is_turned_so_that_no_place_stays_the_seam() -> None:
 
 @pytest.mark.parametrize("loop", [False, True])
 @pytest.mark.parametrize("scale", [1, 4])
-def test_what_is_made_row_by_row_is_put_together_as_it_was(scale: int, loop: bool) -> None:
-    canvas, rng = Canvas(29, 8, 4, loop), np.random.default_rng()
+@pytest.mark.parametrize("together", [1, 2, 3, 4, 99])
+def test_what_is_made_row_by_row_is_put_together_as_it_was(scale: int, loop: bool, together: int) -> None:
+    canvas, rng = Canvas(29, 8, 4, loop, together), np.random.default_rng()
     whole = rng.standard_normal((2, 3, 29, 5)).astype(np.float32)
     for step in range(4):
-        windows = canvas.windows(step)
-        parts = [np.repeat(whole[:, :, rows], scale, axis=2) for rows in windows]
-        found = canvas.merged(parts, windows, 2, np, scale)
-        np.testing.assert_allclose(found, np.repeat(whole, scale, axis=2), rtol=1e-5, atol=1e-6)
+        seen: list[tuple[int, int]] = []
+
+        def run(i: int, views: np.ndarray) -> np.ndarray:
+            seen.append((i, len(views)))  # noqa: B023
+            return np.repeat(views.transpose(0, 2, 1, 3), scale, axis=1)
+
+        found = canvas.over(whole, run, np, step, axes=(2, 1), scale=scale)
+        expected = np.repeat(whole.transpose(0, 2, 1, 3), scale, axis=1)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+        assert seen == [(i, 2 * canvas.views) for i in range(canvas.runs)]
+        assert canvas.views <= together
 
 
 def test_windows_fade_into_each_other() -> None:
     canvas = Canvas(15, 10, 5)
-    windows = canvas.windows()
-    found = canvas.merged([np.zeros((1, 10)), np.ones((1, 10))], windows, 1, np)[0]
+    found = canvas.over(np.zeros((1, 15)), lambda i, views: views + i, np, axes=(1, 1))[0]
     assert (found[:5] == 0).all()
     assert (found[10:] == 1).all()
     assert (np.diff(found[4:11]) > 0).all()
