@@ -143,7 +143,7 @@ def _add_serve_options(parser: argparse.ArgumentParser) -> None:
 def _add_edits_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--engines", type=Path, required=True, metavar="FOLDER", help="a bundle of the demo, whose sounds are judged")
-    studies = "round_trip, variations, inpainting, continuation, long_form or loops (default: all)"
+    studies = "round_trip, variations, inpainting, continuation, long_form, loops or weights (default: all)"
     add("studies", nargs="*", metavar="STUDY", help=studies)
     add("--per-class", type=_at_least(1), default=2, metavar="K", help="sounds of each class (default: %(default)s)")
     add("--only", nargs="+", metavar="CLASS", help="classes to ask for (default: all)")

@@ -61,7 +61,8 @@ def recompute(engine: Engine, embeds: Array, new_tokens: int) -> Array:
     }
     sequence = embeds
     for _ in range(new_tokens):
-        feeds = {"inputs_embeds": sequence, "attention_mask": np.ones(sequence.shape[:2], np.int64), **past}
+        mask, positions = np.ones(sequence.shape[:2], np.int64), np.arange(sequence.shape[1])
+        feeds = {"inputs_embeds": sequence, "attention_mask": mask, "positions": positions, **past}
         state = engine.run(feeds)["last_hidden_state"][:, -1:]  # (1, 1, width)
         sequence = np.concatenate([sequence, state], axis=1)
     return sequence[:, embeds.shape[1] :]

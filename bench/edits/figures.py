@@ -20,7 +20,7 @@ def line(row: Row) -> str:
             parts.append(f"{key}: {shares}")
         elif isinstance(value, list):
             parts.append(f"{key} " + " ".join(percent(share) for share in value))
-        elif key in ("rate", "old"):
+        elif key in ("rate", "old", "second"):
             parts.append(f"{key} {percent(value)}")
         elif key not in ("name", "strength", "share", "naive"):
             parts.append(f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}")

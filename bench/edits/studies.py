@@ -24,6 +24,7 @@ LONG_S, FURTHER_S = 20.48, 10.24
 HOLE_S = (0.88, 1.68)
 QUIETEST_MEL = -7.0  # natural logarithm: what is quieter, 60 dB below full scale or so, is not heard
 QUIET = 0.01  # a sound whose rest is quieter gives nothing to go by
+WEIGHTS = (0.25, 0.5, 1.0, 1.5, 2.0, 4.0)  # of the first of two sounds in a prompt
 STRENGTHS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
@@ -161,7 +162,19 @@ def loops(bench: Bench) -> Iterator[Row]:
         yield {"name": name, **bench.recognised(made, clips.names), "join": bench.joins(twice, [length])}
 
 
-STUDIES = {study.__name__: study for study in (round_trip, variations, inpainting, continuation, long_form, loops)}
+def weights(bench: Bench) -> Iterator[Row]:
+    """Two sounds in one prompt, one of which counts more: as which of them it is heard."""
+    clips, others = bench.clips, bench.others
+    for weight in WEIGHTS:
+        captions = [f"({one}:{weight}) and {two}" for one, two in zip(clips.captions, others.captions, strict=True)]
+        made = bench.make(captions, audio_length_in_s=SECONDS, prompt_weights=True)
+        second = bench.recognised(made, others.names)["rate"]
+        yield {"name": f"weight {weight:g}", **bench.recognised(made, clips.names), "second": second}
+
+
+STUDIES = {
+    study.__name__: study for study in (round_trip, variations, inpainting, continuation, long_form, loops, weights)
+}
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:

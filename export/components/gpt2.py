@@ -1,10 +1,31 @@
-"""GPT2 with its key-value cache as named inputs and outputs: one graph for the prefill and for every later step."""
+"""GPT2 with its key-value cache as named inputs and outputs: one graph for the prefill and for every later step.
+
+The cache may have places that nothing was written into yet: the mask leaves them out. So every step after the prefill
+has one shape, which a CUDA graph needs, and whoever runs it writes what is new into a cache of its own.
+"""
+
+from typing import Any
 
 import torch
 from transformers import DynamicCache, GPT2Model
 
-from export.checkpoint import Checkpoint
-from export.components.component import Component, Sizes, Tensors, normal, tensor
+from export.checkpoint import PROJECTED_EXTRA, Checkpoint
+from export.components.component import TYPICAL_TOKENS, Component, Sizes, Tensors, normal, tensor
+
+
+class _Cache(DynamicCache):
+    """A cache that tells what each layer added."""
+
+    def __init__(self, past: tuple[torch.Tensor, ...]) -> None:
+        super().__init__(list(zip(past[::2], past[1::2], strict=True)))
+        self.added: list[torch.Tensor] = []
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The layer's keys and values, old and new."""
+        self.added += [key_states, value_states]
+        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
 
 class _Decoder(torch.nn.Module):
@@ -15,17 +36,17 @@ class _Decoder(torch.nn.Module):
         self.gpt2 = gpt2
 
     def forward(
-        self, inputs_embeds: torch.Tensor, attention_mask: torch.Tensor, *past: torch.Tensor
+        self, inputs_embeds: torch.Tensor, attention_mask: torch.Tensor, positions: torch.Tensor, *past: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
-        cache = DynamicCache(list(zip(past[::2], past[1::2], strict=True)))
+        cache = _Cache(past)
         output = self.gpt2(
             inputs_embeds=inputs_embeds,
             attention_mask=_causal_bias(attention_mask, inputs_embeds),
+            position_ids=positions[None],
             past_key_values=cache,
             use_cache=True,
         )
-        present = [tensor for layer in output.past_key_values.layers for tensor in (layer.keys, layer.values)]
-        return output.last_hidden_state, *present
+        return output.last_hidden_state, *cache.added
 
 
 def _causal_bias(attention_mask: torch.Tensor, inputs_embeds: torch.Tensor) -> torch.Tensor:
@@ -42,20 +63,26 @@ def _causal_bias(attention_mask: torch.Tensor, inputs_embeds: torch.Tensor) -> t
 
 
 def language_model(checkpoint: Checkpoint) -> Component:
-    """inputs_embeds (batch, new, width), attention_mask (batch, all), past_* -> last_hidden_state, present_*."""
+    """inputs_embeds (batch, new, width), attention_mask (batch, all), positions, past_* -> last_hidden_state, new_*.
+
+    What is new follows what is past, in the mask too; `positions` (new,) say where in the sequence it is.
+    """
     gpt2 = checkpoint.load("language_model")
     config = gpt2.config
     width, heads, longest = config.n_embd, config.n_head, config.n_positions
     batch, new, past, total = (1, None), (1, longest), (0, longest - 1), (1, longest)
     cache = {"batch": batch, "heads": heads, "past": past, "head_width": width // heads}
-    prompt = min(checkpoint.text_tokens() + 5, longest - 1)  # the longest that the projection makes
+    prompt = min(checkpoint.text_tokens() + PROJECTED_EXTRA, longest - 1)  # the longest that the projection makes
+    cached = min(TYPICAL_TOKENS + PROJECTED_EXTRA + checkpoint.max_new_tokens() - 1, longest - 1)
     names = [f"{kind}_{layer}" for layer in range(config.n_layer) for kind in ("key", "value")]
 
     def draw(sizes: Sizes, generator: torch.Generator) -> Tensors:
         rows, past_length, length = sizes["batch"], sizes["past"], sizes["all"] - sizes["past"]
         mask = torch.randint(0, 2, (rows, sizes["all"]), generator=generator)
         mask[:, 0] = 1
+        positions = past_length + torch.arange(length)
         tensors = {"inputs_embeds": normal(generator, rows, length, width), "attention_mask": mask}
+        tensors["positions"] = positions - torch.randint(0, past_length + 1, (1,), generator=generator)
         for name in names:
             tensors[f"past_{name}"] = normal(generator, rows, heads, past_length, width // heads)
         return tensors
@@ -65,12 +92,13 @@ def language_model(checkpoint: Checkpoint) -> Component:
         inputs={
             "inputs_embeds": tensor("float32", batch=batch, new=new, width=width),
             "attention_mask": tensor("int64", batch=batch, all=total),
+            "positions": tensor("int64", new=new),
             **{f"past_{name}": tensor("float32", **cache) for name in names},
         },
         outputs={
             "last_hidden_state": tensor("float32", batch=batch, new=new, width=width),
             **{
-                f"present_{name}": tensor("float32", batch=batch, heads=heads, all=total, head_width=width // heads)
+                f"new_{name}": tensor("float32", batch=batch, heads=heads, new=new, head_width=width // heads)
                 for name in names
             },
         },
@@ -82,6 +110,6 @@ def language_model(checkpoint: Checkpoint) -> Component:
             {"batch": 3, "past": 24, "all": 25},
             {"batch": 1, "past": 100, "all": 101},
         ),
-        typical={"batch": 2, "past": 24, "new": 1, "all": 25},
+        typical={"batch": 2, "past": cached, "new": 1, "all": cached + 1},
         limits={"new": prompt, "past": longest - prompt, "all": longest},
     )

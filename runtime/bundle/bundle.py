@@ -9,7 +9,7 @@ from runtime.backends.engine import Engine, load_engine
 from runtime.backends.shared import file_stamp
 from runtime.bundle.manifest import FileSpec, Manifest, read_manifest
 from runtime.bundle.rebuild import rebuild_command
-from runtime.bundle.schema import LATER_ENGINES
+from runtime.bundle.schema import LATER_ENGINES, LATER_INPUTS
 from runtime.checks import shown
 from runtime.errors import BundleError, IncompatibleEngineError, InputError
 
@@ -85,6 +85,10 @@ class Bundle:
                 raise BundleError(f"{self.folder} was built before there was an engine '{name}'; add it: {command}")
             has = ", ".join(sorted(self.manifest.engines))
             raise BundleError(f"{self.folder} has no engine '{name}' (it has {has}); rebuild: {self.rebuild_command}")
+        if name in LATER_INPUTS and LATER_INPUTS[name] not in spec.inputs:
+            raise BundleError(
+                f"{self.folder} has an engine '{name}' of an older version; rebuild: {self.rebuild_command}"
+            )
         paths = [self.path(file) for file in spec.files]
         try:
             return load_engine(

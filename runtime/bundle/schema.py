@@ -30,6 +30,7 @@ ENGINES = (  # of this family: the names that the pipeline asks for
     "vocoder",
 )
 LATER_ENGINES = ("vae_encoder",)  # which bundles lack that were built before there were these
+LATER_INPUTS = {"language_model": "positions"}  # of an engine: what it lacks if it was built before there was this
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]  # of samples, frames, bins, channels, tokens
 TokenId = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]

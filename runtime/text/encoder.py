@@ -153,7 +153,8 @@ class PromptEncoder:
     def generate(self, inputs_embeds: Array, attention_mask: Array, max_new_tokens: int) -> Array:
         """GPT2's next embeddings, (rows, max_new_tokens, width): each is the last hidden state, fed back.
 
-        `inputs_embeds` (rows, length, width), `attention_mask` (rows, length). The first run has an empty past. Raises
+        `inputs_embeds` (rows, length, width), `attention_mask` (rows, length). The first run has an empty past. The
+        later ones see a cache of the full length, and a mask of what there is of it: all have one shape. Raises
         InputError if there are more new tokens than the model has positions for.
         """
         engine = self._engines["language_model"]
@@ -164,20 +165,31 @@ class PromptEncoder:
                 f"max_new_tokens is {max_new_tokens}: the language model has {positions} positions, of which the texts "
                 f"take {length}, so at most {positions - length + 1}"
             )
-        xp = self._device.xp
-        past = {
-            name: xp.zeros((rows, spec.min_shape[1], 0, spec.min_shape[3]), spec.dtype)
+        xp, full = self._device.xp, length + max_new_tokens - 1  # the last one is not fed back
+        cache = {
+            name: xp.zeros((rows, spec.min_shape[1], full, spec.min_shape[3]), spec.dtype)
             for name, spec in engine.inputs.items()
             if name.startswith("past_")
         }
-        mask, new = attention_mask, []
-        for _ in range(max_new_tokens):
-            outputs = engine.run({"inputs_embeds": inputs_embeds, "attention_mask": mask, **past})
-            inputs_embeds = outputs["last_hidden_state"][:, -1:].copy()  # (rows, 1, width), without gaps in memory
-            new.append(self._device.watch("language_model", inputs_embeds))  # not the cache: long, at every step
-            past = {name: outputs[name.replace("past_", "present_")] for name in past}
-            mask = np.concatenate([mask, xp.ones((rows, 1), mask.dtype)], axis=1)
-        return np.concatenate(new, axis=1)
+        feeds = {"inputs_embeds": inputs_embeds, "attention_mask": attention_mask}
+        feeds |= {name: array[:, :, :0].copy() for name, array in cache.items()}
+        positions = xp.arange(length)
+        seen = xp.zeros((rows, full + 1), attention_mask.dtype)  # of the cache, and at last of what is new
+        seen[:, -1] = 1
+        made = xp.empty((rows, max_new_tokens, inputs_embeds.shape[2]), np.float32)
+        first, last = 0, length  # the places in the cache that a run fills
+        for i in range(max_new_tokens):
+            outputs = engine.run({**feeds, "positions": positions})
+            made[:, i] = outputs["last_hidden_state"][:, -1]
+            if i == max_new_tokens - 1:
+                break
+            for name, array in cache.items():
+                array[:, :, first:last] = outputs[name.replace("past_", "new_")]
+            seen[:, first:last] = attention_mask if i == 0 else 1
+            feeds = {"inputs_embeds": made[:, i : i + 1].copy(), "attention_mask": seen, **cache}
+            positions = positions[-1:] + 1
+            first, last = last, last + 1
+        return self._device.watch("language_model", made)
 
     def _encoded(self, name: str, output: str, ids: Array, mask: Array) -> Array:
         """One output of a text encoder."""

@@ -24,20 +24,10 @@ def test_every_study(
     assert main(["edits", "--engines", str(bundle("plain")), *options, "--plot", str(picture)]) == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
     found = json.loads(capsys.readouterr().out.splitlines()[-1])["studies"]
-    assert list(found) == ["round_trip", "variations", "inpainting", "continuation", "long_form", "loops"]
+    assert list(found) == ["round_trip", "variations", "inpainting", "continuation", "long_form", "loops", "weights"]
     assert found["inpainting"][0]["kept_exactly"] is True
-    assert [row["strength"] for row in found["variations"] if not row["naive"]] == [
-        0,
-        0.2,
-        0.3,
-        0.4,
-        0.5,
-        0.6,
-        0.7,
-        0.8,
-        0.9,
-        1,
-    ]
+    strengths = tuple(row["strength"] for row in found["variations"] if not row["naive"])
+    assert strengths == studies.STRENGTHS
     for rows in found.values():
         for row in rows:
             assert "\n" not in line(row)
