@@ -127,3 +127,14 @@ def test_an_older_bundle_says_what_adds_the_encoder(
     assert main([*FEW, "--duration", "0.64", *out]) == 0
     assert main([*FEW, "--audio", str(given), *out]) == 1
     assert "--only-missing" in capsys.readouterr().err
+
+
+def test_an_older_language_model_says_what_mends_it(
+    tmp_path: Path, bundle: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(bundle("plain"), tmp_path / "older"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["engines"]["language_model"]["inputs"]["positions"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert main([*FEW, "--duration", "0.64", "-o", str(tmp_path / "out.wav"), "--engines", str(folder)]) == 1
+    assert "'language_model' of an older version; rebuild: python -m export build" in capsys.readouterr().err
