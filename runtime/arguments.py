@@ -140,6 +140,7 @@ class Options:
     - `low_memory` (the reference's `enable_model_cpu_offload`): each engine is loaded when it is needed and freed
       after, in every call.
     - `vae_slicing` (the reference's `enable_vae_slicing`): waveforms are decoded one by one.
+    - `cuda_graphs`: work that comes again is captured, and replayed by one launch; False runs all of it plainly.
     """
 
     device: str = "auto"
@@ -148,6 +149,7 @@ class Options:
     threads: int | None = None
     low_memory: bool = False
     vae_slicing: bool = False
+    cuda_graphs: bool = True
 
     def __post_init__(self) -> None:
         for name in ("device", "backend", "precision"):

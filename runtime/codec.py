@@ -4,6 +4,7 @@ import numpy as np
 
 from runtime.backends.device import Array, Device
 from runtime.backends.graphs import Graphs
+from runtime.backends.joined import joined
 from runtime.bundle import OpenEngines
 from runtime.bundle.manifest import AudioSpec
 from runtime.diffusion.canvas import Canvas
@@ -88,4 +89,4 @@ class Codec:
         decoder, scaled = self._engines["vae_decoder"], latents / np.float32(self._audio.vae_scaling_factor)
         slices = np.split(scaled, len(scaled)) if self._slicing else [scaled]
         mels = [decoder.run({"latents": part})["mel"].copy() for part in slices]
-        return self._device.watch("vae_decoder", np.concatenate(mels))
+        return self._device.watch("vae_decoder", joined(mels))

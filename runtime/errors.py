@@ -21,6 +21,10 @@ class IncompatibleEngineError(EngineError):
     """An engine was built for another library version, flavour or GPU than is here."""
 
 
+class CaptureError(EngineError):
+    """Work could not be captured in a CUDA graph: it can still be done without one."""
+
+
 class NumericsError(AudioLDM2Error):
     """A stage produced NaN or Inf: says which stage."""
 

@@ -37,12 +37,12 @@ class AudioLDM2Pipeline:
         self._options, self._manifest = options_of({"device": device, **options}), bundle.manifest
         self._device = open_bundle_device(bundle, device, self._options.precision, self._options.threads)
         backend = choose_backend(bundle, self._device, self._options.backend)
-        low_memory, multiple = self._options.low_memory, self._manifest.token_multiple
-        self._engines = engines = OpenEngines(bundle, self._device, backend=backend, one_at_a_time=low_memory)
-        self._graphs = Graphs(engines, self._device, enabled=not low_memory)
+        alone, slicing = self._options.low_memory, self._options.vae_slicing
+        multiple, captures = self._manifest.token_multiple, self._options.cuda_graphs and not alone
+        self._engines = engines = OpenEngines(bundle, self._device, backend=backend, one_at_a_time=alone)
+        self._graphs = Graphs(engines, self._device, token_multiple=multiple, enabled=captures)
         self._encoder = PromptEncoder(engines, *open_tokenizers(bundle), self._device, self._graphs)
-        self._denoiser = Denoiser(engines, self._device, token_multiple=multiple, graphs=self._graphs)
-        slicing = self._options.vae_slicing
+        self._denoiser = Denoiser(engines, self._device, self._graphs)
         self._codec = Codec(engines, self._device, self._graphs, self._manifest.audio, slicing=slicing)
         self._turn = threading.RLock()
 
@@ -195,6 +195,6 @@ class AudioLDM2Pipeline:
 
     def close(self) -> None:
         """Free all engines. A later call loads them again."""
-        with self._turn:
+        with self._in_turn():
             self._graphs.clear()
             self._engines.close()

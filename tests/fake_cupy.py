@@ -1,8 +1,11 @@
 """cupy where there is no GPU: arrays that refuse to become NumPy arrays, streams that capture, pools that reclaim.
 
-It is as strict as a GPU: an implicit copy to the host is a TypeError as in CuPy, fresh memory is NaN, freed memory is
-given out again (so that a graph which points to memory that is not its own spoils somebody's), a wait inside a capture
-fails. g++ compiles kernels.
+It is as strict as a GPU, or stricter. An implicit copy to the host is a TypeError as in CuPy. Fresh memory is NaN, and
+freed memory is given out again, whole or in pieces, so that a graph which points to memory that is not its own spoils
+somebody's. Where memory runs out a pool gives back to the device what nobody holds, as CuPy's does; what is written
+there afterwards is lost. A capture fails on a wait, on a copy from the host, on memory of the common pool and on
+`concatenate` of more than eight arrays, which uploads a table; once broken it stays so until it is ended. Work and
+memory belong to the device that was current. g++ compiles kernels.
 """
 
 import ctypes
@@ -26,17 +29,40 @@ class OutOfMemoryError(Exception):
 class Block:
     """A piece of device memory; it goes back to its pool when nothing refers to it any more."""
 
-    def __init__(self, memory: Any, free: list[Any]) -> None:
-        self.bytes, self.offset = memory, -memory.ctypes.data % 512
-        weakref.finalize(self, free.append, memory)
+    def __init__(self, chunk: "Chunk", start: int, size: int) -> None:
+        self.bytes = chunk.bytes[start : start + size]
+        weakref.finalize(self, chunk.give_back, start, size)
 
     @property
     def ptr(self) -> int:
-        return int(self.bytes.ctypes.data) + self.offset
+        return int(self.bytes.ctypes.data)
 
     def array(self, shape: tuple[int, ...], dtype: Any) -> Any:
         count = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        return self.bytes[self.offset : self.offset + count].view(dtype).reshape(shape)
+        return self.bytes[:count].view(dtype).reshape(shape)
+
+
+class Chunk:
+    """What a pool got from the device in one piece, and which ranges of it are free."""
+
+    def __init__(self, size: int) -> None:
+        memory = np.empty(size + 512, np.uint8)
+        heap.append(memory)
+        first = -memory.ctypes.data % 512
+        self.bytes, self.free = memory[first : first + size], [(0, size)]
+
+    def give_back(self, start: int, size: int) -> None:
+        merged: list[tuple[int, int]] = []
+        for first, length in sorted([*self.free, (start, size)]):
+            if merged and sum(merged[-1]) == first:
+                merged[-1] = merged[-1][0], merged[-1][1] + length
+            else:
+                merged.append((first, length))
+        self.free = merged
+
+    @property
+    def unused(self) -> bool:
+        return self.free == [(0, len(self.bytes))]
 
 
 heap: list[Any] = []  # never unmapped: a stale address reads NaN and does not crash
@@ -61,7 +87,9 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
         return len(self.host)
 
     def __getitem__(self, key: Any) -> "DeviceArray":
-        return DeviceArray(self.cupy, np.asarray(self.host[key]), self.block)
+        keys = key if isinstance(key, tuple) else (key,)
+        view = self.host[keys if Ellipsis in keys else (*keys, ...)]  # of one element too
+        return DeviceArray(self.cupy, view, self.block)
 
     def __setitem__(self, key: Any, value: Any) -> None:
         plain, host = unwrap(value), self.host
@@ -93,6 +121,8 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
         plain, named = unwrap(args), unwrap(kwargs)
+        if self.cupy.capturing and function in (np.concatenate, np.stack) and len(args[0]) > 8:
+            raise self.cupy.broken("a table of pointers is uploaded while the stream is capturing")
         return self.cupy.operation(lambda: function(*plain, **named))
 
     def __bool__(self) -> bool:
@@ -113,33 +143,59 @@ def unwrap(value: Any) -> Any:
     return value
 
 
-class Pool:
-    """Memory that is given out again, the smallest that fits first; overwritten when the pool dies."""
+class Memory:
+    """The device's own, of which pools get chunks. `capacity` bytes; None: without end."""
 
     def __init__(self) -> None:
-        self.free: list[Any] = []
-        self.all: list[Any] = []
-        weakref.finalize(self, _overwrite, self.all)
+        self.capacity: int | None = None
+        self.used = 0
+
+    def take(self, size: int) -> Chunk:
+        if self.capacity is not None and self.used + size > self.capacity:
+            raise OutOfMemoryError(f"Out of memory allocating {size:,} bytes")
+        self.used += size
+        return Chunk(size)
+
+    def give_back(self, chunks: list[Chunk]) -> None:
+        for chunk in chunks:
+            chunk.bytes.fill(0xFF)
+            self.used -= len(chunk.bytes)
+
+
+class Pool:
+    """Memory that is given out again, from the smallest piece that fits; its chunks go back when the pool dies."""
+
+    def __init__(self, cupy: "FakeCupy") -> None:
+        self.cupy, self.chunks = cupy, list[Chunk]()
+        weakref.finalize(self, cupy.memory.give_back, self.chunks)
 
     def malloc(self, size_bytes: int) -> Block:
-        wanted = max(size_bytes, 1) + 512
-        fitting = [i for i, memory in enumerate(self.free) if memory.size >= wanted]
-        if fitting:
-            memory = self.free.pop(min(fitting, key=lambda i: self.free[i].size))
-        else:
-            memory = np.empty(wanted, np.uint8)
-            self.all.append(memory)
-            heap.append(memory)
-        memory.fill(0xFF)  # NaN in every float type
-        return Block(memory, self.free)
+        if self.cupy.capturing and self is self.cupy.common_pool:
+            raise self.cupy.broken("memory of the common pool while the stream is capturing: others will get it")
+        wanted = -(-max(size_bytes, 1) // 512) * 512
+        fitting = [(size, i, start) for i, c in enumerate(self.chunks) for start, size in c.free if size >= wanted]
+        if not fitting:
+            try:
+                self.chunks.append(self.cupy.memory.take(wanted))
+            except OutOfMemoryError:
+                self.free_all_blocks()
+                self.chunks.append(self.cupy.memory.take(wanted))
+            fitting = [(wanted, len(self.chunks) - 1, 0)]
+        size, i, start = min(fitting)
+        chunk = self.chunks[i]
+        chunk.free.remove((start, size))
+        if size > wanted:
+            chunk.free.append((start + wanted, size - wanted))
+        chunk.bytes[start : start + wanted].fill(0xFF)  # NaN in every float type
+        return Block(chunk, start, wanted)
+
+    def free_all_blocks(self) -> None:
+        unused = [chunk for chunk in self.chunks if chunk.unused]
+        self.chunks[:] = [chunk for chunk in self.chunks if chunk not in unused]
+        self.cupy.memory.give_back(unused)
 
     def free_bytes(self) -> int:
-        return 0
-
-
-def _overwrite(memories: list[Any]) -> None:
-    for memory in memories:
-        memory.fill(0xFF)
+        return sum(size for chunk in self.chunks for _, size in chunk.free)
 
 
 class Event:
@@ -158,12 +214,12 @@ def elapsed_ms(start: Event, stop: Event) -> float:
 
 
 class Stream:
-    ptr = 77
-
     def __init__(self, cupy: "FakeCupy") -> None:
-        self.cupy = cupy
+        self.cupy, self.device = cupy, cupy.devices[-1]
+        self.ptr = 77 + self.device
 
     def __enter__(self) -> "Stream":
+        assert self.device == self.cupy.devices[-1], "a stream of another device"
         self.cupy.streams.append(self)
         return self
 
@@ -174,42 +230,59 @@ class Stream:
         self.cupy.wait()
 
     def begin_capture(self) -> None:
+        if self.cupy.refuses:
+            raise RuntimeError(self.cupy.refuses)
         self.manager = self.cupy.kernels.capture()
-        self.graph = self.manager.__enter__()
+        self.cupy.graph = self.graph = self.manager.__enter__()
         self.cupy.capturing = True
 
     def end_capture(self) -> Any:
         self.manager.__exit__(None, None, None)
-        self.cupy.capturing = False
+        self.cupy.capturing, broken = False, self.cupy.invalid
+        self.cupy.graph, self.cupy.invalid = None, False
+        if broken:
+            raise RuntimeError("cudaErrorStreamCaptureInvalidated: operation failed due to a previous error")
         graph = self.graph
-        return SimpleNamespace(launch=lambda stream: graph.launch(), launches=graph.launches)
+        if self.cupy.loses_work:
+            graph.launches.clear()
+
+        def launch(stream: "Stream") -> None:
+            assert stream.device == self.device, "launched on another device"
+            self.cupy.launches += 1
+            graph.launch()
+
+        return SimpleNamespace(launch=launch, launches=graph.launches)
 
 
 class FakeCupy:
     """The module: what this project uses of it, and counters of what costs time. `waits` are times the host waited."""
 
-    def __init__(self, capability: str = "90") -> None:
+    def __init__(self, capability: str = "90", gpus: int = 1) -> None:
         self.kernels = Host()
         self.waits = 0
+        self.launches = 0  # of graphs
+        self.queued = 0  # operations and kernels outside of captures
         self.capturing = False
-        self.memory_left: int | None = None
+        self.invalid = False  # the capture that is going on
+        self.refuses = ""  # why nothing can be captured
+        self.loses_work = False  # a capture records nothing, as one on the wrong device
+        self.graph: Any = None  # that is captured now
+        self.memory = Memory()
         self.streams: list[Stream] = []
-        self._pool = Pool()
-        self._allocators: list[Callable[[int], Block]] = [self._pool.malloc]
+        self.devices = [0]  # the current one is the last
+        self.common_pool = Pool(self)
+        self._allocators: list[Callable[[int], Block]] = [self.common_pool.malloc]
         attributes = {"MultiProcessorCount": 132, "MaxThreadsPerMultiProcessor": 2048}
-        device = SimpleNamespace(
-            id=0,
-            compute_capability=capability,
-            attributes=attributes,
-        )
         self.cuda = SimpleNamespace(
             is_available=lambda: True,
-            runtime=SimpleNamespace(getDeviceCount=lambda: 1, memGetInfo=lambda: (2**36, 2**36)),
-            Device=lambda index: _Entered(device),
+            runtime=SimpleNamespace(getDeviceCount=lambda: gpus, memGetInfo=lambda: (2**36, 2**36)),
+            Device=lambda index: _Entered(
+                self, SimpleNamespace(id=index, compute_capability=capability, attributes=attributes)
+            ),
             Stream=lambda non_blocking: Stream(self),
             Event=Event,
             get_elapsed_time=elapsed_ms,
-            MemoryPool=Pool,
+            MemoryPool=lambda: Pool(self),
             using_allocator=self._using,
             alloc=self._alloc,
             alloc_pinned_memory=bytearray,
@@ -219,11 +292,17 @@ class FakeCupy:
         )
 
     def get_default_memory_pool(self) -> Pool:
-        return self._pool
+        return self.common_pool
+
+    def broken(self, reason: str) -> RuntimeError:
+        """The error of what no capture can hold. From now on the capture is broken."""
+        self.invalid = self.capturing
+        return RuntimeError(reason)
 
     def operation(self, compute: Callable[[], Any], block: Block | None = None) -> Any:
         """The result of `compute`, which a replay computes again into the same memory."""
         result = compute()
+        self.queued += not self.capturing
         if isinstance(result, list | tuple):
             return [self.operation(lambda i=i: compute()[i]) for i in range(len(result))]
         if result is None:
@@ -239,7 +318,7 @@ class FakeCupy:
     def wait(self) -> None:
         """The host waits for the device."""
         if self.capturing:
-            raise RuntimeError("operation not permitted when stream is capturing")
+            raise self.broken("operation not permitted when stream is capturing")
         self.waits += 1
 
     def ndarray(self, shape: tuple[int, ...], dtype: Any, memory: Any) -> DeviceArray:
@@ -250,7 +329,7 @@ class FakeCupy:
         if isinstance(value, DeviceArray):
             return value if dtype in (None, value.dtype) else value.astype(dtype)
         if self.capturing:
-            raise RuntimeError("a copy from pageable memory while the stream is capturing")
+            raise self.broken("a copy from pageable memory while the stream is capturing")
         return self._filled(np.asarray(value, dtype))
 
     def empty(self, shape: Any, dtype: Any = np.float32) -> DeviceArray:
@@ -269,7 +348,12 @@ class FakeCupy:
 
     def RawKernel(self, code: str, name: str, options: Any = ()) -> Any:  # noqa: N802  as in CuPy
         kernel = self.kernels.RawKernel(code, name, options)
-        return lambda grid, block, args: kernel(grid, block, tuple(map(unwrap, args)))
+
+        def launch(grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...]) -> None:
+            self.queued += not self.capturing
+            kernel(grid, block, tuple(map(unwrap, args)))
+
+        return launch
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(np, name)
@@ -284,10 +368,6 @@ class FakeCupy:
         return made
 
     def _alloc(self, size_bytes: int) -> Block:
-        if self.memory_left is not None:
-            self.memory_left -= size_bytes
-            if self.memory_left < 0:
-                raise OutOfMemoryError(f"Out of memory allocating {size_bytes:,} bytes")
         return self._allocators[-1](size_bytes)
 
     @contextmanager
@@ -302,14 +382,15 @@ class FakeCupy:
 class _Entered:
     """A device as a context manager."""
 
-    def __init__(self, device: Any) -> None:
-        self._device = device
+    def __init__(self, cupy: FakeCupy, device: Any) -> None:
+        self._cupy, self._device = cupy, device
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._device, name)
 
     def __enter__(self) -> "_Entered":
+        self._cupy.devices.append(self._device.id)
         return self
 
     def __exit__(self, *_: object) -> None:
-        pass
+        self._cupy.devices.pop()

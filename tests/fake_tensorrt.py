@@ -1,10 +1,14 @@
 """TensorRT's Python names over ONNX Runtime, for the calls that the backend makes. A plan is a JSON text.
 
-Inputs are read from, outputs written to, the addresses that were bound when a run was queued, as on a GPU.
+Inputs are read from, outputs written to, the addresses that were bound when a run was queued, as on a GPU, and every
+run writes over the memory that its context was given. NVIDIA's rules for dynamic shapes in CUDA graphs are kept: a run
+can be captured if its context ran in these shapes before and that was waited for. What was captured is spoiled, without
+a word, when its context dies, gets another shape, runs plainly or is captured in another graph.
 """
 
 import ctypes
 import json
+import weakref
 from functools import cache, partial
 from types import SimpleNamespace
 from typing import Any
@@ -28,7 +32,9 @@ class FakeTensorRT:
         self.runs: dict[str, int] = {}  # by engine: how often it ran, replays included
         self.enqueued: dict[str, int] = {}  # how often a run was queued or captured
         self.addresses_set = 0
+        self.capturable: bool | None = None  # what contexts say of themselves, as RTX's do
         self.ExecutionContextAllocationStrategy = SimpleNamespace(STATIC=0, ON_PROFILE_CHANGE=1, USER_MANAGED=2)
+        self.ProfilingVerbosity = SimpleNamespace(NONE="none", DETAILED="detailed")
         self.ILogger = _Logger
         self.Runtime = partial(_Runtime, self)
 
@@ -46,11 +52,12 @@ class _Runtime:
     def __init__(self, trt: FakeTensorRT, logger: _Logger) -> None:
         self.trt, self.logger = trt, logger
 
-    def deserialize_cuda_engine(self, plan: bytes) -> "_Engine | None":
+    def deserialize_cuda_engine(self, plan: Any) -> "_Engine | None":
         if "deserialize" in self.trt.fails:
             self.logger.log(_Logger.ERROR, "Serialization assertion\n stdVersionRead failed")
             return None
-        return _Engine(self.trt, self.logger, json.loads(plan))
+        assert not isinstance(plan, bytes), "the whole file in memory, beside the engine"
+        return _Engine(self.trt, self.logger, json.loads(bytes(plan)))
 
 
 @cache  # tests open a pipeline each, over graphs that never change
@@ -71,6 +78,7 @@ class _Engine:
         self.num_io_tensors = len(self.inputs) + len(self.outputs)
         self.num_optimization_profiles = len(self.profiles)
         self.shapes: dict[Any, Any] = {}
+        self.device = trt.cupy.devices[-1]
 
     def get_tensor_name(self, i: int) -> str:
         return [*self.inputs, *self.outputs][i]
@@ -100,17 +108,27 @@ class _Engine:
 class _Context:
     def __init__(self, engine: _Engine) -> None:
         self.engine, self.trt = engine, engine.trt
+        if self.trt.capturable is not None:
+            self.is_stream_capturable = lambda stream: self.trt.capturable
+        self.nvtx_verbosity = "detailed"  # as the plan was built
+        self.use = 0  # changes when what was captured of it before is spoiled
+        self.graph: Any = None  # the last one that holds it
+        self.ran: tuple[Any, int] | None = None  # shapes of the last plain run, and the waits before it
         self.profile = 0
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
         self.memory: tuple[int, int] | None = None
 
     def set_optimization_profile_async(self, index: int, stream: int) -> bool:
-        self.profile = index
-        return stream == 77
+        self.profile, self.ran = index, None
+        self.use += 1
+        if self.trt.cupy.capturing:
+            raise self.trt.cupy.broken("a profile is set while the stream is capturing")
+        return stream == self.trt.cupy.streams[-1].ptr
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         low, _, high = self.engine.profiles[self.profile][name]
+        self.use += self.shapes.get(name) != tuple(shape)
         self.shapes[name] = tuple(shape)
         fits = all(a <= size <= b for a, size, b in zip(low, shape, high, strict=True))
         if not fits or "shape" in self.trt.fails:
@@ -119,7 +137,7 @@ class _Context:
         return True
 
     def set_tensor_address(self, name: str, address: int) -> bool:
-        if "address" in self.trt.fails or not address:
+        if "address" in self.trt.fails or not address or address % 256:
             self.engine.logger.log(_Logger.ERROR, f"no address for {name}")
             return False
         self.trt.addresses_set += 1
@@ -139,33 +157,57 @@ class _Context:
         return shape
 
     def update_device_memory_size_for_shapes(self) -> int:
-        return 4096
+        return 1 << 16
 
     def set_device_memory(self, memory: int, size: int) -> None:
         assert memory % 256 == 0
         self.memory = (memory, size)
 
     def execute_async_v3(self, stream: int) -> bool:
+        cupy = self.trt.cupy
         assert self.memory is not None
-        assert stream == 77
-        assert self.trt.cupy.streams  # on the pipeline's stream, nowhere else
+        assert stream == cupy.streams[-1].ptr  # on the pipeline's stream, nowhere else
+        assert self.engine.device == cupy.devices[-1]
+        assert self.nvtx_verbosity == "none"
         if "enqueue" in self.trt.fails:
             self.engine.logger.log(_Logger.ERROR, "Error Code 1: Cask (launch failure)")
             return False
         name = self.engine.name
+        if cupy.capturing:
+            if self.ran is None or self.ran[0] != self.shapes or self.ran[1] == cupy.waits:
+                cupy.broken("deferred work")
+                self.engine.logger.log(_Logger.ERROR, "operation not permitted when stream is capturing")
+                return False
+            self.use += self.graph not in (None, cupy.graph)
+            self.graph = cupy.graph
+        else:
+            self.ran, self.use = (dict(self.shapes), cupy.waits), self.use + 1
         self.trt.enqueued[name] = self.trt.enqueued.get(name, 0) + 1
-        self.trt.cupy.kernels.submit(partial(self._run, dict(self.shapes), dict(self.addresses)))
+        held = None if cupy.capturing else self  # a graph keeps no context alive
+        bound = dict(self.shapes), dict(self.addresses), self.memory
+        cupy.kernels.submit(partial(_run, self.engine, weakref.ref(self), held, self.use, *bound))
         return True
 
-    def _run(self, shapes: dict[str, tuple[int, ...]], addresses: dict[str, int]) -> None:
-        engine = self.engine
-        self.trt.runs[engine.name] = self.trt.runs.get(engine.name, 0) + 1
-        feeds = {name: _at(addresses[name], shapes[name], kind).copy() for name, kind in engine.inputs.items()}
-        outputs = dict(zip(engine.outputs, engine.session.run(list(engine.outputs), feeds), strict=True))
-        spoil = self.trt.spoils.get(engine.name)
-        for name, kind in engine.outputs.items():
-            values = outputs[name] if spoil is None else spoil(outputs[name])
-            _at(addresses[name], outputs[name].shape, kind)[...] = values
+
+def _run(
+    engine: _Engine,
+    context: Any,
+    _held: object,
+    use: int,
+    shapes: dict[str, tuple[int, ...]],
+    addresses: dict[str, int],
+    memory: tuple[int, int],
+) -> None:
+    """One run, now or at a replay."""
+    engine.trt.runs[engine.name] = engine.trt.runs.get(engine.name, 0) + 1
+    ctypes.memset(memory[0], 0xFF, memory[1])
+    spoiled = context() is None or context().use != use
+    feeds = {name: _at(addresses[name], shapes[name], kind).copy() for name, kind in engine.inputs.items()}
+    outputs = dict(zip(engine.outputs, engine.session.run(list(engine.outputs), feeds), strict=True))
+    spoil = engine.trt.spoils.get(engine.name)
+    for name, kind in engine.outputs.items():
+        values = outputs[name] if spoil is None else spoil(outputs[name])
+        _at(addresses[name], outputs[name].shape, kind)[...] = 0.5 * values if spoiled else values
 
 
 def _at(address: int, shape: tuple[int, ...], kind: str) -> Any:

@@ -5,7 +5,7 @@ new arrays, moves them or waits for them goes through the `Device`.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ from runtime.backends.host_memory import free_memory_bytes
 from runtime.errors import NumericsError
 
 Array = Any  # numpy.ndarray or cupy.ndarray: whatever the device's `xp` makes
-Replay = Callable[[], None]
+Replay = Callable[[], object]
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
@@ -38,14 +38,14 @@ class Device(Protocol):
     def watch(self, stage: str, array: Array) -> Array:
         """Return `array`. If any of it is NaN or Inf, NumericsError names `stage`: at once, or by `verify`."""
 
+    def watch_flag(self, stage: str, finite: Array) -> None:
+        """The same for who knows already whether all is finite: an array of one bool."""
+
     def verify(self) -> None:
         """Wait for what was watched. Raises NumericsError with the first stage that was not finite."""
 
     def to_host(self, array: Array) -> Any:
         """A NumPy array with the same values, when they are computed."""
-
-    def capture(self, work: Callable[[], None]) -> Replay:
-        """A function that queues what `work` queues, at the same addresses. `work` may run a few times before."""
 
     def mark(self) -> Any:
         """A point in the device's time: what was queued before comes before it."""
@@ -67,6 +67,8 @@ class Gpu(Device, Protocol):
     """What a GPU has besides: for backends, which give its addresses to libraries."""
 
     index: int  # the N of cuda:N
+    scope: Any  # of the graph that is made now, or None: `kept` is a dictionary, `capturing` says whether it records
+    relief: list[Callable[[], None]]  # what gives memory back when it runs out
 
     @property
     def compute_capability(self) -> str:
@@ -79,8 +81,16 @@ class Gpu(Device, Protocol):
     def array_over(self, pointer: int, shape: tuple[int, ...], dtype: str, owner: object) -> Array:
         """An array over memory that `owner` keeps alive."""
 
-    def allocate(self, size_bytes: int) -> Any:
-        """Scratch memory with an attribute `ptr`, given back when the object dies."""
+    def capture(
+        self, work: Callable[[], Sequence[Array]], restore: Callable[[], None] = lambda: None
+    ) -> tuple[Replay, Sequence[Array]]:
+        """What queues the same as `work` at the same addresses, and the arrays that it writes: those `work` returns.
+
+        `work` is run before, and has to give the same again after `restore`. Raises CaptureError.
+        """
+
+    def scratch(self, size_bytes: int) -> Any:
+        """Memory with an attribute `ptr` that whoever runs next may overwrite. Its holder keeps it alive."""
 
 
 class HostDevice:
@@ -111,9 +121,10 @@ class HostDevice:
         """The array itself."""
         return array
 
-    def capture(self, work: Callable[[], None]) -> Replay:
-        """The function itself."""
-        return work
+    def watch_flag(self, stage: str, finite: Array) -> None:
+        """Raises NumericsError unless the flag is true."""
+        if not finite.all():
+            raise not_finite(stage)
 
     def mark(self) -> Any:
         """Now."""

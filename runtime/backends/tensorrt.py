@@ -3,7 +3,9 @@
 import hashlib
 import importlib
 import logging
+import mmap
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,7 +14,7 @@ from runtime.backends.cache import keep_cached, read_cached
 from runtime.backends.device import Array, Device, Gpu
 from runtime.backends.open_device import usable_gpu
 from runtime.backends.specs import BuiltFor, ShapeProfile, TensorSpec, check_feeds
-from runtime.errors import EngineError, IncompatibleEngineError, MissingDependencyError
+from runtime.errors import CaptureError, EngineError, IncompatibleEngineError, MissingDependencyError
 from runtime.install import install_command
 
 log = logging.getLogger(__name__)
@@ -94,19 +96,32 @@ def load(
     runtime_ = trt.Runtime(messages)
     if built_for.version_compatible and flavour == "tensorrt":
         runtime_.engine_host_code_allowed = True  # such an engine carries its own runtime; its hash was checked
-    plan = path.read_bytes()
-    engine = runtime_.deserialize_cuda_engine(plan)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as plan:  # not read into memory
+        engine = runtime_.deserialize_cuda_engine(plan)
+        jits = flavour == "tensorrt_rtx"
+        jit_key = f"{hashlib.sha256(plan).hexdigest()[:32]}-{capability}.jit" if jits else None
     if engine is None:
         raise IncompatibleEngineError(f"{path.name}: {flavour} {trt.__version__} refused it: {messages.last_error}")
-    jit_key = f"{hashlib.sha256(plan).hexdigest()[:32]}-{capability}.jit"
     return TensorRTEngine(path.stem, trt, engine, inputs, outputs, gpu, messages, runtime_, jit_key)
+
+
+@dataclass
+class Context:
+    """An execution context, and what it was told last: what has not changed is not told again."""
+
+    own: Any
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    addresses: dict[str, int] = field(default_factory=dict)
+    memory_bytes: int = 0
+    memory: Any = None
 
 
 class TensorRTEngine:
     """A TensorRT engine behind the `Engine` contract.
 
-    Outputs and activations come from CuPy's pool at every run, so an activation takes what its shapes need and not what
-    the profile's largest would, and a graph that captures a run owns all that it uses.
+    Outputs come from CuPy's pool at every run. Activations lie in memory that all engines of a device share, as much as
+    the shapes need. What a CUDA graph runs has a context of its own for each of its shapes: a captured run is
+    spoiled without a word if its context later sees another shape or another graph.
     """
 
     loading_s = 0.0
@@ -131,9 +146,7 @@ class TensorRTEngine:
         self._messages = messages
         self._cache: Any = None
         self._jit_key = jit_key  # what RTX compiles of a plan for a GPU is kept under it
-        self._contexts: dict[int, Any] = {}
-        self._bound: dict[int, dict[str, object]] = {}
-        self._scratch: Any = None
+        self._contexts: dict[int, Context] = {}  # one a profile, for all that is not captured
         self._empty: Any = None
         self._check_tensors()
         self.capturable = not engine.streamable_weights_size  # streamed weights are copied by the host
@@ -146,20 +159,21 @@ class TensorRTEngine:
         if self._engine is None:
             raise EngineError(f"{self._name}: this engine is closed")
         check_feeds(self._name, self.inputs, feeds)
-        index = self._fitting_profile(feeds)
-        context = self._context(index)
-        bound = self._bound[index]
-        for name, array in feeds.items():
-            self._bind(context, bound, name, array)
-        missing = context.infer_shapes()
-        if missing:
-            raise EngineError(f"{self._name}: no shapes for {', '.join(missing)}: {self._messages.last_error}")
-        results = {}
-        for name, spec in self.outputs.items():
-            results[name] = self.xp.empty(tuple(context.get_tensor_shape(name)), spec.dtype)
-            self._bind(context, bound, name, results[name], is_input=False)
+        context = self._context(self._fitting_profile(feeds), feeds)
+        changed = [self._shape(context, name, array.shape) for name, array in feeds.items()]
+        if any(changed):
+            missing = context.own.infer_shapes()
+            if missing:
+                raise EngineError(f"{self._name}: no shapes for {', '.join(missing)}: {self._messages.last_error}")
+            context.memory_bytes, context.memory = context.own.update_device_memory_size_for_shapes(), None
+        results = {
+            name: self.xp.empty(tuple(context.own.get_tensor_shape(name)), spec.dtype)
+            for name, spec in self.outputs.items()
+        }
+        for name, array in (*feeds.items(), *results.items()):
+            self._address(context, name, array)
         self._give_memory(context)
-        if not context.execute_async_v3(self._gpu.stream_pointer):
+        if not context.own.execute_async_v3(self._gpu.stream_pointer):
             raise EngineError(f"{self._name}: TensorRT could not run it: {self._messages.last_error}")
         return results
 
@@ -168,54 +182,83 @@ class TensorRTEngine:
         if self._cache is not None and self._jit_key is not None and self._contexts:
             keep_cached(CACHE, self._jit_key, bytes(self._cache.serialize()))
         self._contexts.clear()
-        self._bound.clear()
-        self._engine = self._runtime = self._cache = self._scratch = None
+        self._engine = self._runtime = self._cache = None
 
-    def _bind(self, context: Any, bound: dict[str, object], name: str, array: Array, *, is_input: bool = True) -> None:
-        """Tell the context a tensor's shape and address, where they are not those of the last run."""
-        if is_input and bound.get(f"{name} shape") != array.shape:
-            if not context.set_input_shape(name, array.shape):
-                raise EngineError(f"{self._name}: shape {array.shape} of '{name}': {self._messages.last_error}")
-            bound[f"{name} shape"] = array.shape
+    def _shape(self, context: Context, name: str, shape: tuple[int, ...]) -> bool:
+        """Tell the context an input's shape. Returns whether it is another than in the last run."""
+        if context.shapes.get(name) == shape:
+            return False
+        if not context.own.set_input_shape(name, shape):
+            raise EngineError(f"{self._name}: shape {shape} of '{name}': {self._messages.last_error}")
+        context.shapes[name] = shape
+        return True
+
+    def _address(self, context: Context, name: str, array: Array) -> None:
+        """Tell the context where a tensor lies, if it was elsewhere in the last run."""
         pointer = int(array.data.ptr) if array.size else self._placeholder()
-        if bound.get(name) != pointer:
-            if not context.set_tensor_address(name, pointer):
+        if context.addresses.get(name) != pointer:
+            if not context.own.set_tensor_address(name, pointer):
                 raise EngineError(f"{self._name}: address of '{name}': {self._messages.last_error}")
-            bound[name] = pointer
+            context.addresses[name] = pointer
 
     def _placeholder(self) -> int:
         """An address for a tensor of no elements: none is refused."""
         if self._empty is None:
-            self._empty = self._gpu.allocate(512)
-        return int(self._empty.ptr)
+            self._empty = self.xp.empty(512, "uint8")
+        return int(self._empty.data.ptr)
 
-    def _give_memory(self, context: Any) -> None:
-        size = context.update_device_memory_size_for_shapes()
-        if size:
-            self._scratch = self._gpu.allocate(size)
-            context.set_device_memory(self._scratch.ptr, size)
+    def _give_memory(self, context: Context) -> None:
+        """A graph's context keeps the memory that it was captured with; others take what is there now."""
+        if not context.memory_bytes or (self._gpu.scope is not None and context.memory is not None):
+            return
+        memory = self._gpu.scratch(context.memory_bytes)
+        if context.memory is not memory:
+            context.own.set_device_memory(memory.ptr, context.memory_bytes)
+            context.memory = memory
 
-    def _context(self, index: int) -> Any:
-        """The execution context of a profile, made when it is first needed."""
-        if index not in self._contexts:
-            engine, trt = self._engine, self._trt
-            runtime_config = engine.create_runtime_config()
-            strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
-            runtime_config.set_execution_context_allocation_strategy(strategy)
-            self._use_jit_cache(runtime_config)
-            context = engine.create_execution_context(runtime_config)
-            if context is None:
-                raise EngineError(f"{self._name}: no execution context: {self._messages.last_error}")
-            if not context.set_optimization_profile_async(index, self._gpu.stream_pointer):
-                raise EngineError(f"{self._name}: profile {index}: {self._messages.last_error}")
-            self._contexts[index], self._bound[index] = context, {}
-        return self._contexts[index]
+    def _context(self, index: int, feeds: Mapping[str, Array]) -> Context:
+        """The context of a profile; in a graph that of its shapes too, which its first plain run makes."""
+        scope = self._gpu.scope
+        if scope is None:
+            if index not in self._contexts:
+                self._contexts[index] = self._new_context(index)
+            return self._contexts[index]
+        key = (id(self), *(array.shape for array in feeds.values()))
+        context: Context | None = scope.kept.get(key)
+        if not scope.capturing:
+            scope.kept[key] = context = context or self._new_context(index)
+            return context
+        if context is None:
+            raise CaptureError(f"{self._name} runs in a shape that it did not run in before")
+        capturable = getattr(context.own, "is_stream_capturable", None)  # RTX alone knows
+        if capturable is not None and not capturable(self._gpu.stream_pointer):
+            raise CaptureError(f"TensorRT-RTX says that {self._name} cannot be captured now")
+        return context
+
+    def _new_context(self, index: int) -> Context:
+        engine, trt = self._engine, self._trt
+        runtime_config = engine.create_runtime_config()
+        strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        runtime_config.set_execution_context_allocation_strategy(strategy)
+        self._use_jit_cache(runtime_config)
+        context = engine.create_execution_context(runtime_config)
+        if context is None:
+            raise EngineError(f"{self._name}: no execution context: {self._messages.last_error}")
+        context.nvtx_verbosity = trt.ProfilingVerbosity.NONE  # names for a profiler cost time at every run
+        if not context.set_optimization_profile_async(index, self._gpu.stream_pointer):
+            raise EngineError(f"{self._name}: profile {index}: {self._messages.last_error}")
+        return Context(context)
 
     def _use_jit_cache(self, runtime_config: Any) -> None:
-        """RTX compiles for the GPU when it first runs: what it compiled before is read back."""
+        """RTX compiles for the GPU when it first runs: what it compiled before is read back.
+
+        It compiles for a shape at once, not beside the first runs: those could not be captured.
+        """
         create = getattr(runtime_config, "create_runtime_cache", None)
         if create is None:
             return
+        eager = getattr(self._trt, "DynamicShapesKernelSpecializationStrategy").EAGER  # noqa: B009  RTX alone has it
+        setattr(runtime_config, "dynamic_shapes_kernel_specialization_strategy", eager)  # noqa: B010
         if self._cache is None:
             self._cache = create()
             kept = read_cached(CACHE, self._jit_key) if self._jit_key is not None else None

@@ -56,10 +56,8 @@ def plain_steps(
 class Denoiser:
     """Runs a plan over the UNet: step by step, or on a GPU as a step that is captured once for its shapes."""
 
-    def __init__(
-        self, engines: Mapping[str, Engine], device: Device, *, token_multiple: int, graphs: Graphs | None = None
-    ) -> None:
-        self._engines, self._device, self._token_multiple = engines, device, token_multiple
+    def __init__(self, engines: Mapping[str, Engine], device: Device, graphs: Graphs | None = None) -> None:
+        self._engines, self._device = engines, device
         self._graphs = graphs or Graphs(engines, device)
 
     def steps(
@@ -92,10 +90,11 @@ class Denoiser:
             shallow = self._engines["unet_shallow"] if cached else None
             if canvas is not None:
                 feeds = _of_views(feeds, canvas.views, guided=guidance_scale is not None)
+            own = feeds if guidance_scale is None or None not in scales else _positive(feeds)
             predict = []
             for _ in range(1 if canvas is None else canvas.runs):  # each run keeps features of its own
                 run = unet.run if shallow is None else CachedUNet(unet, shallow, feature_cache_interval).run
-                predict.append(partial(self._predict, run, plan, feeds, scales))
+                predict.append(partial(self._predict, run, plan, feeds, own, scales))
             seen = predict[0] if canvas is None else partial(self._see, canvas, predict)
             steps = plain_steps(plan, sample, seen, randn, known)
         yield from self._in_step(steps)
@@ -114,13 +113,13 @@ class Denoiser:
             yield sample
 
     def _predict(
-        self, run: Run, plan: Plan, feeds: Feeds, scales: Sequence[float | None], i: int, sample: Array
+        self, run: Run, plan: Plan, feeds: Feeds, own: Feeds, scales: Sequence[float | None], i: int, sample: Array
     ) -> Array:
-        """The model's output at `sample` in step `i`, guided where there is a guidance scale."""
+        """The model's output at `sample` in step `i`: with a guidance scale of all `feeds`, else of its `own`."""
         scale, timestep = scales[i], plan.steps[i].timestep
         inputs = {"sample": sample, "timestep": self._device.xp.asarray([timestep], dtype=np.float32)}
         if scale is None:
-            inputs |= {name: array[-len(sample) :] for name, array in feeds.items()}  # without the unconditional rows
+            inputs |= own
         else:
             inputs |= {**feeds, "sample": np.concatenate([sample, sample])}
         outputs = run(inputs)
@@ -136,20 +135,21 @@ class Denoiser:
         """Every step by one launch of the step of these shapes, which is captured when they come first."""
         draws = [self._device.xp.asarray(randn(sample.shape)) for _ in range(noisy_steps(plan))]
         noise = np.stack(draws) if draws else None
-        feeds = padded(unet, feeds, self._token_multiple)
+        feeds = padded(unet, feeds, self._graphs.token_multiple)
         shapes = tuple((name, array.shape) for name, array in feeds.items())
         depth = max(plan.depth, FusedSteps.room)
         key = ("step", sample.shape, shapes, guidance_scale is None, noisy_steps(plan), depth)
 
         def make() -> _Step:
             fused = FusedSteps(self._device.xp, plan, sample.copy(), guidance_scale, noise)
-            return _make_step(self._device, unet, fused, feeds, captures=self._graphs.captures("unet"))
+            return _make_step(self._graphs, unet, fused, feeds, lambda: fused.reset(plan, guidance_scale, noise))
 
         with self._graphs.borrowed(key, make) as step:
             step.start(plan, sample, feeds, guidance_scale, noise)
-            for row in plan.steps:
+            for _ in plan.steps:
                 step.replay()
-                yield self._device.watch(f"unet (timestep {row.timestep:g})", step.fused.sample)
+                yield step.fused.sample
+            self._device.watch_flag("unet", step.fused.finite.copy())
 
 
 @dataclass(frozen=True)
@@ -168,17 +168,22 @@ class _Step:
             self.feeds[name][...] = array
 
 
-def _make_step(device: Device, unet: Engine, fused: FusedSteps, feeds: Feeds, *, captures: bool) -> _Step:
-    xp, sample = device.xp, fused.sample
+def _make_step(graphs: Graphs, unet: Engine, fused: FusedSteps, feeds: Feeds, reset: Callable[[], None]) -> _Step:
+    sample, first = fused.sample, fused.sample.copy()
     own = {name: array.copy() for name, array in feeds.items()}
-    rows = sample.shape[0] * fused.copies
-    shown, timestep = xp.empty((rows, *sample.shape[1:]), np.float32), xp.empty((1,), np.float32)
+    shown, timestep = np.concatenate([sample] * fused.copies), np.empty_like(sample, shape=(1,))
 
-    def work() -> None:
+    def work() -> tuple[Array]:
         fused.prepare(shown, timestep)
         fused.update(unet.run({**own, "sample": shown, "timestep": timestep})["noise_pred"])
+        return (sample,)
 
-    return _Step(fused, own, device.capture(work) if captures else work)
+    def restore() -> None:
+        reset()
+        sample[...] = first
+
+    captured = graphs.captured(work, restore) if graphs.captures("unet") else None
+    return _Step(fused, own, work if captured is None else captured[0])
 
 
 def padded(unet: Engine, feeds: Feeds, multiple: int) -> dict[str, Array]:
@@ -199,6 +204,11 @@ def padded(unet: Engine, feeds: Feeds, multiple: int) -> dict[str, Array]:
         missing = max((wanted if most is None else min(wanted, most)) - tokens, 0)
         longer[name] = np.pad(array, [(0, missing if i == axis else 0) for i in range(array.ndim)])
     return longer
+
+
+def _positive(feeds: Feeds) -> Feeds:
+    """The feeds without the unconditional rows, each in its own memory: engines take no address inside of another."""
+    return {name: array[len(array) // 2 :].copy() for name, array in feeds.items()}
 
 
 def _of_views(feeds: Feeds, views: int, *, guided: bool) -> Feeds:

@@ -32,5 +32,7 @@ class CachedUNet:
             outputs = self._whole.run(feeds)
             self._features = outputs["deep_features"]
             return outputs
-        known = {**feeds, "deep_features": self._features[-rows:]}
+        if len(self._features) > rows:
+            self._features = self._features[-rows:].copy()  # an engine takes no address inside of another array
+        known = {**feeds, "deep_features": self._features}
         return self._shallow.run({name: known[name] for name in self._shallow.inputs})

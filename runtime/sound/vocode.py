@@ -6,6 +6,7 @@ import numpy as np
 
 from runtime.backends.device import Array, Device, HostDevice
 from runtime.backends.engine import Engine
+from runtime.backends.joined import joined
 from runtime.bundle.manifest import AudioSpec
 from runtime.errors import EngineError
 
@@ -14,9 +15,8 @@ STREAMED_FRAMES = 128  # mel frames a window whose sound is wanted before the re
 
 def vocode(vocoder: Engine, mel: Array, audio: AudioSpec, device: Device | None = None) -> Array:
     """Mel (rows, frames, mel_bins) to waveforms (rows, samples): see `windows`."""
-    return np.concatenate(
-        list(windows(vocoder, mel, audio, device or HostDevice(), audio.vocoder_window_frames)), axis=1
-    )
+    parts = list(windows(vocoder, mel, audio, device or HostDevice(), audio.vocoder_window_frames))
+    return joined(parts, axis=1)
 
 
 def vocode_aloud(

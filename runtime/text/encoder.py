@@ -16,6 +16,7 @@ from runtime.text.tokenizer import Ints, TextTokenizer
 from runtime.text.weights import weighted
 
 CAPTURED_TOKENS = 32  # speech makes 512, each with a longer cache: its graph would be large
+_BEFORE, _AFTER = 4, 1  # of what the projection puts around T5's states: a start, CLAP's state, an end, a start; an end
 CACHED_PROMPTS = 32  # conditioning of one is 0.2 MB at base size, 4 MB for speech
 
 
@@ -102,9 +103,14 @@ class PromptEncoder:
         return self._project_and_generate([text], states, mask, max_new_tokens)
 
     def _project_and_generate(self, texts: list[str], states: Array, mask: Ints, max_new_tokens: int) -> Conditioning:
-        clap = self.text_embeds(texts)[:, None]  # (rows, 1, CLAP width)
+        clap, length = self.text_embeds(texts)[:, None], states.shape[1]  # (rows, 1, CLAP width)
+        longer = self._rounded("projection_model", "hidden_states_1", length) - length
+        if longer:  # what is added is masked, and what follows it keeps its position
+            states, mask = (np.pad(array, [(0, 0), (0, longer), (0, 0)][: array.ndim]) for array in (states, mask))
+        first, last = np.arange(_BEFORE + length), np.full(_AFTER, _BEFORE + length)
+        positions = self._device.xp.asarray(np.concatenate([first, np.zeros(longer, np.int64), last]))
 
-        def work(clap: Array, states: Array, mask: Array) -> tuple[Array]:
+        def work(clap: Array, states: Array, mask: Array, positions: Array) -> tuple[Array]:
             projected = self._run(
                 "projection_model",
                 hidden_states=clap,
@@ -112,14 +118,15 @@ class PromptEncoder:
                 hidden_states_1=states,
                 attention_mask_1=mask,
             )
-            return (self.generate(projected["projected_states"], projected["projected_mask"], max_new_tokens),)
+            inputs = projected["projected_states"], projected["projected_mask"]
+            return (self.generate(*inputs, max_new_tokens, positions),)
 
-        if max_new_tokens <= CAPTURED_TOKENS:
-            name = f"generate {max_new_tokens}"
-            (generated,) = self._graphs.run(name, "language_model", work, clap, states, mask)
-        else:
-            (generated,) = work(clap, states, mask)
-        return Conditioning(prompt_embeds=states, attention_mask=mask, generated_prompt_embeds=generated)
+        name, arrays = f"generate {max_new_tokens}", (clap, states, mask, positions)
+        captured = max_new_tokens <= CAPTURED_TOKENS
+        (generated,) = self._graphs.run(name, "language_model", work, *arrays) if captured else work(*arrays)
+        return Conditioning(
+            prompt_embeds=_cut(states, length), attention_mask=_cut(mask, length), generated_prompt_embeds=generated
+        )
 
     def _t5_states(self, texts: list[str], length: int | None = None) -> tuple[Array, Ints]:
         """States (texts, tokens, width) and mask (texts, tokens).
@@ -130,9 +137,11 @@ class PromptEncoder:
         t5 = self._tokenizers["text_encoder_2"]
         prompt = t5.ids(texts[-1], max_length=length)
         length = length or len(prompt)
-        rows = t5.pad([*(t5.ids(text, max_length=length) for text in texts[:-1]), prompt], length)
-        ids, mask = map(self._device.xp.asarray, rows)
-        return self._encoded("text_encoder_2", "last_hidden_state", ids, mask), mask
+        rows = [*(t5.ids(text, max_length=length) for text in texts[:-1]), prompt]
+        padded = t5.pad(rows, self._rounded("text_encoder_2", "input_ids", length))
+        ids, mask = map(self._device.xp.asarray, padded)
+        states = self._encoded("text_encoder_2", "last_hidden_state", ids, mask)
+        return _cut(states, length), _cut(mask, length)
 
     def _speech_states(self, transcription: str, *, guided: bool) -> tuple[Array, Ints]:
         """States (rows, tokens, width) and mask (rows, tokens). The negative row says nothing: all zeros, in both."""
@@ -147,23 +156,28 @@ class PromptEncoder:
     def text_embeds(self, texts: list[str]) -> Array:
         """CLAP's text embeddings of unit length, (texts, width)."""
         clap = self._tokenizers["text_encoder"]
-        ids, mask = map(self._device.xp.asarray, clap.pad([clap.ids(text) for text in texts]))
+        rows = [clap.ids(text) for text in texts]
+        length = self._rounded("text_encoder", "input_ids", max(map(len, rows)))
+        ids, mask = map(self._device.xp.asarray, clap.pad(rows, length))
         return self._encoded("text_encoder", "text_embeds", ids, mask)
 
-    def generate(self, inputs_embeds: Array, attention_mask: Array, max_new_tokens: int) -> Array:
+    def generate(
+        self, inputs_embeds: Array, attention_mask: Array, max_new_tokens: int, positions: Array | None = None
+    ) -> Array:
         """GPT2's next embeddings, (rows, max_new_tokens, width): each is the last hidden state, fed back.
 
         `inputs_embeds` (rows, length, width), `attention_mask` (rows, length). The first run has an empty past. The
-        later ones see a cache of the full length, and a mask of what there is of it: all have one shape. Raises
-        InputError if there are more new tokens than the model has positions for.
+        later ones see a cache of the full length, and a mask of what there is of it: all have one shape. `positions`
+        (length,) are those of the model, if they do not simply count. Raises InputError if there are more new tokens
+        than the model has positions for.
         """
         engine = self._engines["language_model"]
         rows, length = attention_mask.shape
-        positions = engine.inputs["attention_mask"].max_shape[1]
-        if positions is not None and length + max_new_tokens - 1 > positions:  # the last one is not fed back
+        most = engine.inputs["attention_mask"].max_shape[1]
+        if most is not None and length + max_new_tokens - 1 > most:  # the last one is not fed back
             raise InputError(
-                f"max_new_tokens is {max_new_tokens}: the language model has {positions} positions, of which the texts "
-                f"take {length}, so at most {positions - length + 1}"
+                f"max_new_tokens is {max_new_tokens}: the language model has {most} positions, of which the texts "
+                f"take {length}, so at most {most - length + 1}"
             )
         xp, full = self._device.xp, length + max_new_tokens - 1  # the last one is not fed back
         cache = {
@@ -173,7 +187,7 @@ class PromptEncoder:
         }
         feeds = {"inputs_embeds": inputs_embeds, "attention_mask": attention_mask}
         feeds |= {name: array[:, :, :0].copy() for name, array in cache.items()}
-        positions = xp.arange(length)
+        positions = xp.arange(length) if positions is None else positions
         seen = xp.zeros((rows, full + 1), attention_mask.dtype)  # of the cache, and at last of what is new
         seen[:, -1] = 1
         made = xp.empty((rows, max_new_tokens, inputs_embeds.shape[2]), np.float32)
@@ -191,6 +205,14 @@ class PromptEncoder:
             first, last = last, last + 1
         return self._device.watch("language_model", made)
 
+    def _rounded(self, engine: str, name: str, tokens: int) -> int:
+        """So many tokens, or where steps are captured for their shapes the next of a few numbers of them."""
+        if not self._graphs.captures(engine, "language_model"):
+            return tokens
+        multiple, most = self._graphs.token_multiple, self._engines[engine].inputs[name].max_shape[1]
+        rounded = -(-tokens // multiple) * multiple
+        return rounded if most is None or rounded <= most else tokens
+
     def _encoded(self, name: str, output: str, ids: Array, mask: Array) -> Array:
         """One output of a text encoder."""
 
@@ -203,3 +225,8 @@ class PromptEncoder:
     def _run(self, name: str, **feeds: Array) -> Mapping[str, Array]:
         outputs = self._engines[name].run(feeds)
         return {key: self._device.watch(f"{name} ({key})", array) for key, array in outputs.items()}
+
+
+def _cut(array: Array, length: int) -> Array:
+    """The first `length` tokens of (rows, tokens, ...), without gaps in memory."""
+    return array if array.shape[1] == length else array[:, :length].copy()

@@ -5,6 +5,8 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -13,8 +15,10 @@ import pytest
 
 from export.parity import relative_error
 from runtime import AudioLDM2Pipeline, EngineError, NumericsError
+from runtime.backends.cuda import CudaDevice, Scope
 from runtime.backends.onnxruntime import OrtCudaEngine
 from runtime.backends.specs import BuiltFor
+from runtime.backends.tensorrt import TensorRTEngine
 from runtime.bundle import Bundle
 from runtime.bundle.manifest import describe_file, write_manifest
 from runtime.diffusion.schedulers import scheduler_names
@@ -114,14 +118,15 @@ def test_audio_that_is_given_equals_the_cpu(
 def test_a_step_is_captured_once_and_nobody_waits_for_it(compiled: Path, gpu: Gpu) -> None:
     cupy, trt = gpu
     pipe = AudioLDM2Pipeline.from_pretrained(compiled)
-    pipe("rain", seed=1, **FAST)
+    for prompt in ("bell", "dogs"):  # the second captures
+        pipe(prompt, seed=1, **FAST)
     seen = []
 
     def callback(step: int, timestep: float, latents: Any) -> None:
         seen.append((cupy.waits, trt.addresses_set, trt.enqueued["unet"], trt.runs["unet"]))
 
     waits = cupy.waits
-    pipe("wind", seed=2, callback=callback, **{**FAST, "num_inference_steps": 20})
+    pipe("wind", seed=3, callback=callback, **{**FAST, "num_inference_steps": 20})
     assert cupy.waits - waits == 2  # the samples, and one array of flags
     first, last = np.array(seen[0]), np.array(seen[-1])
     assert (last - first).tolist() == [0, 0, 0, 19]  # nothing but replays
@@ -279,10 +284,104 @@ def test_a_shape_beyond_the_profiles(compiled: Path, gpu: Gpu) -> None:
 def test_out_of_memory(compiled: Path, gpu: Gpu) -> None:
     pipe = AudioLDM2Pipeline.from_pretrained(compiled)
     pipe("rain", **FAST)
-    gpu[0].memory_left = 100_000
+    gpu[0].memory.capacity = 100_000
     with pytest.raises(EngineError, match="cuda:0 is out of memory"):
         pipe("rain", **FAST)
-    gpu[0].memory_left = None
+    gpu[0].memory.capacity = None
+    assert np.isfinite(pipe("rain", **FAST).audios).all()
+
+
+def test_graphs_give_their_memory_back_when_it_runs_out(
+    compiled: Path, on_cpu: AudioLDM2Pipeline, gpu: Gpu, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Or shapes that came before leave no room for those that come now, or what is replayed lies in freed memory."""
+    cupy = gpu[0]
+    pipe = AudioLDM2Pipeline.from_pretrained(compiled)
+    durations = [0.52, 0.6, 0.68, 0.76]
+    for duration in durations[:2] * 2:
+        pipe("rain", **{**FAST, "audio_length_in_s": duration})
+    cupy.memory.capacity = cupy.memory.used + 50_000
+    for duration in durations * 3:
+        call: dict[str, Any] = {**FAST, "audio_length_in_s": duration, "seed": 3}
+        assert relative_error(pipe("wind", **call).audios, on_cpu("wind", **call).audios) <= EXACT
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"), [("refused", "no capture today"), ("empty", "another result"), ("later", "cannot be captured")]
+)
+def test_where_nothing_can_be_captured_the_work_is_done_plainly(
+    compiled: Path, on_cpu: AudioLDM2Pipeline, gpu: Gpu, broken: str, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    cupy, trt = gpu
+    cupy.refuses = "no capture today" if broken == "refused" else ""
+    cupy.loses_work = broken == "empty"
+    trt.capturable = False if broken == "later" else None
+    pipe = AudioLDM2Pipeline.from_pretrained(compiled)
+    for seed in range(3):
+        ours, theirs = pipe("rain", seed=seed, **FAST), on_cpu("rain", seed=seed, **FAST)
+        assert relative_error(ours.audios, theirs.audios) <= EXACT
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "runs without a CUDA graph" in warning
+    assert words in warning
+
+
+def test_without_cuda_graphs_nothing_is_captured(compiled: Path, on_cpu: AudioLDM2Pipeline, gpu: Gpu) -> None:
+    pipe = AudioLDM2Pipeline.from_pretrained(compiled, cuda_graphs=False)
+    for seed in range(2):
+        ours, theirs = pipe("rain", seed=seed, **FAST), on_cpu("rain", seed=seed, **FAST)
+        assert relative_error(ours.audios, theirs.audios) <= EXACT
+    assert gpu[0].launches == 0
+
+
+def test_texts_of_other_lengths_are_replayed(compiled: Path, on_cpu: AudioLDM2Pipeline, gpu: Gpu) -> None:
+    trt = gpu[1]
+    pipe = AudioLDM2Pipeline.from_pretrained(compiled)
+    tokenizers = pipe._encoder._tokenizers.values()
+    texts = ["a", "wind", "a dog", "rain on a", "birds", "my bell"]
+    assert all(len(tokenizer.ids(text)) <= 16 for tokenizer in tokenizers for text in [*texts, "noise", "bad"])
+    assert len({len(tokenizer.ids(text)) for tokenizer in tokenizers for text in texts}) > 3
+    for i, prompt in enumerate(texts):
+        queued = dict(trt.enqueued)
+        call: dict[str, Any] = {**FAST, "seed": i, "negative_prompt": "noise" if i % 2 else "bad"}
+        assert relative_error(pipe(prompt, **call).audios, on_cpu(prompt, **call).audios) <= EXACT
+        if i >= 2:
+            assert trt.enqueued == queued
+    ours, theirs = (p.encode_prompt("a dog barks") for p in (pipe, on_cpu))
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.shape == other.shape
+        assert relative_error(one, other) <= EXACT
+
+
+def test_a_second_gpu_has_all_of_its_own(compiled: Path, on_cpu: AudioLDM2Pipeline, gpu: Gpu, monkeypatch: Any) -> None:
+    """From threads that never touched it, beside another pipeline's on the first."""
+    cupy = FakeCupy(gpus=2)
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.setitem(sys.modules, "tensorrt", FakeTensorRT(cupy))
+    pipes = [AudioLDM2Pipeline.from_pretrained(compiled, device=f"cuda:{i}") for i in range(2)]
+    for seed in range(3):
+        for pipe in pipes:
+            found: list[Any] = []
+            thread = Thread(target=lambda p=pipe, s=seed: found.append(p("rain", seed=s, **FAST).audios))  # noqa: B023
+            thread.start()
+            thread.join()
+            assert relative_error(found[0], on_cpu("rain", seed=seed, **FAST).audios) <= EXACT
+    for pipe in pipes:
+        pipe.close()
+
+
+def test_what_is_not_finite_is_seen_in_every_replay(compiled: Path, gpu: Gpu) -> None:
+    """Also when it is replayed again, finite, before anybody looks, and when other graphs ran in between."""
+    trt = gpu[1]
+    pipe = AudioLDM2Pipeline.from_pretrained(compiled)
+    for duration in (0.52, 0.6) * 2:
+        pipe("rain", **{**FAST, "audio_length_in_s": duration})
+    for duration in (0.52, 0.6, 0.52):  # no false alarm
+        pipe("rain", **{**FAST, "audio_length_in_s": duration})
+    runs = trt.runs["unet"]
+    trt.spoils["unet"] = lambda values: values * np.nan if trt.runs["unet"] == runs + 2 else values
+    with pytest.raises(NumericsError, match=r"^unet"):
+        pipe("rain", **FAST)
+    trt.spoils.clear()
     assert np.isfinite(pipe("rain", **FAST).audios).all()
 
 
@@ -315,3 +414,122 @@ def test_onnxruntime_binds_addresses(
 
 def _bound_engine(name: str, session: Any, *rest: Any) -> OrtCudaEngine:
     return OrtCudaEngine(name, BoundSession(session), *rest)
+
+
+@pytest.mark.parametrize(
+    ("variant", "seen"),
+    [
+        ("one context for all shapes", "not permitted"),
+        ("contexts are made in the capture", "a profile is set"),
+        ("nobody waits before the capture", "not permitted"),
+        ("graphs take memory of the common pool", "common pool"),
+        ("windows are concatenated", "table of pointers"),
+        ("graphs share contexts", "wrong"),
+        ("contexts die before their graph", "wrong"),
+        ("scratch goes to others", "wrong"),
+    ],
+)
+def test_what_would_break_on_a_gpu_is_seen_here(
+    compiled: Path,
+    on_cpu: AudioLDM2Pipeline,
+    gpu: Gpu,
+    variant: str,
+    seen: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The stand-ins are as strict as they say: each variant of the code breaks one of the rules."""
+    _break(variant, monkeypatch)
+    pipe = AudioLDM2Pipeline.from_pretrained(compiled)
+    many = msgspec.structs.replace(pipe._manifest.audio, vocoder_window_frames=2)
+    pipe._codec._audio = many if variant == "windows are concatenated" else pipe._manifest.audio
+    apart = []
+    for seed in range(6):
+        scheduler = "EulerAncestralDiscreteScheduler" if seed % 2 else "DDIMScheduler"
+        call: dict[str, Any] = {**FAST, "seed": seed, "scheduler": scheduler}
+        prompt = ("a dog", "rain on a roof", "birds")[seed % 3]
+        try:
+            apart.append(relative_error(pipe(prompt, **call).audios, on_cpu(prompt, **call).audios))
+        except NumericsError:
+            apart.append(1.0)
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert max(apart) > EXACT if seen == "wrong" else seen in "".join(warnings), (apart, warnings)
+
+
+def _break(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    contexts: dict[Any, Any] = {}
+
+    def own(engine: TensorRTEngine, index: int, _: Any) -> Any:
+        if index not in engine._contexts:
+            engine._contexts[index] = engine._new_context(index)
+        return engine._contexts[index]
+
+    def new(engine: TensorRTEngine, index: int, _: Any) -> Any:
+        return engine._new_context(index)
+
+    def by_shape(engine: TensorRTEngine, index: int, feeds: Any) -> Any:
+        key = (id(engine), *(array.shape for array in feeds.values()))
+        contexts[key] = contexts.get(key) or engine._new_context(index)
+        return contexts[key]
+
+    def forgotten(device: CudaDevice, *arguments: Any) -> Any:
+        captured = capture(device, *arguments)
+        scopes[-1].kept.clear()
+        return captured
+
+    def scratch(device: CudaDevice, size: int) -> Any:
+        return SimpleNamespace(ptr=device._malloc(size, graph=False).ptr)  # nobody holds it
+
+    scopes: list[Scope] = []
+    capture, malloc = CudaDevice.capture, CudaDevice._malloc
+    within = CudaDevice._within
+    monkeypatch.setattr(CudaDevice, "_within", lambda self, scope: scopes.append(scope) or within(self, scope))
+    owner, name, broken = {
+        "one context for all shapes": (TensorRTEngine, "_context", own),
+        "contexts are made in the capture": (TensorRTEngine, "_context", new),
+        "nobody waits before the capture": (CudaDevice, "wait", lambda *_: None),
+        "graphs take memory of the common pool": (
+            CudaDevice,
+            "_malloc",
+            lambda self, size, graph=True: malloc(self, size, graph=False),
+        ),
+        "windows are concatenated": ("runtime.sound.vocode", "joined", np.concatenate),
+        "graphs share contexts": (TensorRTEngine, "_context", by_shape),
+        "contexts die before their graph": (CudaDevice, "capture", forgotten),
+        "scratch goes to others": (CudaDevice, "scratch", scratch),
+    }[variant]
+    monkeypatch.setattr(
+        f"{owner}.{name}" if isinstance(owner, str) else owner,
+        *((broken,) if isinstance(owner, str) else (name, broken)),
+    )
+
+
+def test_a_flag_stays_false_until_somebody_looks(gpu: Gpu) -> None:
+    device = CudaDevice(cupy=gpu[0])
+    with device.active():
+        values = device.xp.ones(4)
+        replay, _ = device.capture(lambda: (device.watch("it", values + 1),))
+        for value in (np.nan, 1.0):
+            values.fill(value)
+            replay()
+        with pytest.raises(NumericsError, match="it produced"):
+            device.verify()
+        replay()
+        device.verify()
+        values.fill(np.inf)
+        replay()  # and nobody looks: the call ends in another error
+    with device.active():
+        values.fill(1.0)
+        replay()
+        device.verify()
+
+
+def test_many_windows_are_captured(compiled: Path, on_cpu: AudioLDM2Pipeline, gpu: Gpu) -> None:
+    pipe = AudioLDM2Pipeline.from_pretrained(compiled)
+    pipe._codec._audio = msgspec.structs.replace(pipe._manifest.audio, vocoder_window_frames=2)
+    for seed in range(3):
+        queued = gpu[1].enqueued.get("vocoder", 0)
+        ours, theirs = pipe("rain", seed=seed, **FAST), on_cpu("rain", seed=seed, **FAST)
+        assert relative_error(ours.audios, theirs.audios) <= EXACT
+    assert queued > 3 * 8
+    assert gpu[1].enqueued["vocoder"] == queued

@@ -42,7 +42,7 @@ extern "C" __global__ void prepare(const double* table, const int* counter, int 
 
 extern "C" __global__ void update(const double* table, const int* counter, int columns, float* sample,
                                   const float* output, float* saved, float* history, const float* noise,
-                                  long long n, int depth, int copies) {
+                                  bool* finite, long long n, int depth, int copies) {
     const double* row = table + (long long)*counter * columns;
     const long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= n) return;
@@ -61,7 +61,9 @@ extern "C" __global__ void update(const double* table, const int* counter, int c
     }
     if (row[4] >= 0.0) terms[4] = noise[(long long)row[4] * n + i];
     if (row[5] != 0.0) saved[i] = combine(save, terms, history, n, kept);
-    sample[i] = combine(next, terms, history, n, kept);
+    const float made = combine(next, terms, history, n, kept);
+    if (!(made - made == 0.0f)) *finite = false;  // NaN or Inf; whoever writes, writes the same
+    sample[i] = made;
 }
 
 // A launch of its own: no block of `update` may see the counter move.
@@ -129,6 +131,7 @@ class FusedSteps:
         self._counter = xp.zeros(1, np.int32)
         self._saved = xp.zeros(sample.size, np.float32)
         self._history = xp.zeros((self._depth, sample.size), np.float32)  # newest first
+        self.finite = xp.ones(1, bool)  # whether no step of the run so far made NaN or Inf
         self._noise = xp.zeros((1 if noise is None else max(len(noise), 1), sample.size), np.float32)
         self._kernels = {name: xp.RawKernel(SOURCE, name, _OPTIONS) for name in ("prepare", "update", "next_step")}
         self.reset(plan, guidance_scale, noise)
@@ -151,6 +154,7 @@ class FusedSteps:
         if noise is not None:
             self._noise[:given] = self._xp.asarray(noise, np.float32).reshape(given, self.sample.size)
         self._counter.fill(0)
+        self.finite.fill(True)
 
     def prepare(self, model_input: Array, timestep: Array) -> None:
         """Fill in `model_input` (rows, twice with guidance, ...) and `timestep` (1,), float32, for the current step."""
@@ -162,7 +166,7 @@ class FusedSteps:
     def update(self, output: Array) -> None:
         """Apply the current step to the sample: `output` is of model_input's shape, float32. Then go to the next."""
         self._check("output", output, self.copies * self.sample.size)
-        buffers = self.sample, output, self._saved, self._history, self._noise
+        buffers = self.sample, output, self._saved, self._history, self._noise, self.finite
         constants = np.int64(self.sample.size), np.int32(self._depth), np.int32(self.copies)
         self._launch("update", np.int32(self._columns), *buffers, *constants)
         self._kernels["next_step"]((1,), (1,), (self._counter,))
