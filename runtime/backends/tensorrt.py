@@ -106,10 +106,10 @@ def load(
 
 
 @dataclass
-class Context:
+class Bound:
     """An execution context, and what it was told last: what has not changed is not told again."""
 
-    own: Any
+    context: Any
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     addresses: dict[str, int] = field(default_factory=dict)
     memory_bytes: int = 0
@@ -146,7 +146,7 @@ class TensorRTEngine:
         self._messages = messages
         self._cache: Any = None
         self._jit_key = jit_key  # what RTX compiles of a plan for a GPU is kept under it
-        self._contexts: dict[int, Context] = {}  # one a profile, for all that is not captured
+        self._contexts: dict[int, Bound] = {}  # one a profile, for all that is not captured
         self._empty: Any = None
         self._check_tensors()
         self.capturable = not engine.streamable_weights_size  # streamed weights are copied by the host
@@ -159,21 +159,22 @@ class TensorRTEngine:
         if self._engine is None:
             raise EngineError(f"{self._name}: this engine is closed")
         check_feeds(self._name, self.inputs, feeds)
-        context = self._context(self._fitting_profile(feeds), feeds)
-        changed = [self._shape(context, name, array.shape) for name, array in feeds.items()]
+        bound = self._bound(self._fitting_profile(feeds), feeds)
+        context = bound.context
+        changed = [self._shape(bound, name, array.shape) for name, array in feeds.items()]
         if any(changed):
-            missing = context.own.infer_shapes()
+            missing = context.infer_shapes()
             if missing:
                 raise EngineError(f"{self._name}: no shapes for {', '.join(missing)}: {self._messages.last_error}")
-            context.memory_bytes, context.memory = context.own.update_device_memory_size_for_shapes(), None
+            bound.memory_bytes, bound.memory = context.update_device_memory_size_for_shapes(), None
         results = {
-            name: self.xp.empty(tuple(context.own.get_tensor_shape(name)), spec.dtype)
+            name: self.xp.empty(tuple(context.get_tensor_shape(name)), spec.dtype)
             for name, spec in self.outputs.items()
         }
         for name, array in (*feeds.items(), *results.items()):
-            self._address(context, name, array)
-        self._give_memory(context)
-        if not context.own.execute_async_v3(self._gpu.stream_pointer):
+            self._address(bound, name, array)
+        self._give_memory(bound)
+        if not context.execute_async_v3(self._gpu.stream_pointer):
             raise EngineError(f"{self._name}: TensorRT could not run it: {self._messages.last_error}")
         return results
 
@@ -184,22 +185,24 @@ class TensorRTEngine:
         self._contexts.clear()
         self._engine = self._runtime = self._cache = None
 
-    def _shape(self, context: Context, name: str, shape: tuple[int, ...]) -> bool:
+    def _shape(self, bound: Bound, name: str, shape: tuple[int, ...]) -> bool:
         """Tell the context an input's shape. Returns whether it is another than in the last run."""
-        if context.shapes.get(name) == shape:
+        if bound.shapes.get(name) == shape:
             return False
-        if not context.own.set_input_shape(name, shape):
+        context = bound.context
+        if not context.set_input_shape(name, shape):
             raise EngineError(f"{self._name}: shape {shape} of '{name}': {self._messages.last_error}")
-        context.shapes[name] = shape
+        bound.shapes[name] = shape
         return True
 
-    def _address(self, context: Context, name: str, array: Array) -> None:
+    def _address(self, bound: Bound, name: str, array: Array) -> None:
         """Tell the context where a tensor lies, if it was elsewhere in the last run."""
         pointer = int(array.data.ptr) if array.size else self._placeholder()
-        if context.addresses.get(name) != pointer:
-            if not context.own.set_tensor_address(name, pointer):
+        if bound.addresses.get(name) != pointer:
+            context = bound.context
+            if not context.set_tensor_address(name, pointer):
                 raise EngineError(f"{self._name}: address of '{name}': {self._messages.last_error}")
-            context.addresses[name] = pointer
+            bound.addresses[name] = pointer
 
     def _placeholder(self) -> int:
         """An address for a tensor of no elements: none is refused."""
@@ -207,16 +210,16 @@ class TensorRTEngine:
             self._empty = self.xp.empty(512, "uint8")
         return int(self._empty.data.ptr)
 
-    def _give_memory(self, context: Context) -> None:
+    def _give_memory(self, bound: Bound) -> None:
         """A graph's context keeps the memory that it was captured with; others take what is there now."""
-        if not context.memory_bytes or (self._gpu.scope is not None and context.memory is not None):
+        if not bound.memory_bytes or (self._gpu.scope is not None and bound.memory is not None):
             return
-        memory = self._gpu.scratch(context.memory_bytes)
-        if context.memory is not memory:
-            context.own.set_device_memory(memory.ptr, context.memory_bytes)
-            context.memory = memory
+        memory = self._gpu.scratch(bound.memory_bytes)
+        if bound.memory is not memory:
+            bound.memory, context = memory, bound.context
+            context.set_device_memory(memory.ptr, bound.memory_bytes)
 
-    def _context(self, index: int, feeds: Mapping[str, Array]) -> Context:
+    def _bound(self, index: int, feeds: Mapping[str, Array]) -> Bound:
         """The context of a profile; in a graph that of its shapes too, which its first plain run makes."""
         scope = self._gpu.scope
         if scope is None:
@@ -224,18 +227,19 @@ class TensorRTEngine:
                 self._contexts[index] = self._new_context(index)
             return self._contexts[index]
         key = (id(self), *(array.shape for array in feeds.values()))
-        context: Context | None = scope.kept.get(key)
+        bound: Bound | None = scope.kept.get(key)
         if not scope.capturing:
-            scope.kept[key] = context = context or self._new_context(index)
-            return context
-        if context is None:
+            scope.kept[key] = bound = bound or self._new_context(index)
+            return bound
+        if bound is None:
             raise CaptureError(f"{self._name} runs in a shape that it did not run in before")
-        capturable = getattr(context.own, "is_stream_capturable", None)  # RTX alone knows
+        context = bound.context
+        capturable = getattr(context, "is_stream_capturable", None)  # RTX alone knows
         if capturable is not None and not capturable(self._gpu.stream_pointer):
             raise CaptureError(f"TensorRT-RTX says that {self._name} cannot be captured now")
-        return context
+        return bound
 
-    def _new_context(self, index: int) -> Context:
+    def _new_context(self, index: int) -> Bound:
         engine, trt = self._engine, self._trt
         runtime_config = engine.create_runtime_config()
         strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
@@ -247,7 +251,7 @@ class TensorRTEngine:
         context.nvtx_verbosity = trt.ProfilingVerbosity.NONE  # names for a profiler cost time at every run
         if not context.set_optimization_profile_async(index, self._gpu.stream_pointer):
             raise EngineError(f"{self._name}: profile {index}: {self._messages.last_error}")
-        return Context(context)
+        return Bound(context)
 
     def _use_jit_cache(self, runtime_config: Any) -> None:
         """RTX compiles for the GPU when it first runs: what it compiled before is read back.

@@ -485,8 +485,8 @@ def _break(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     within = CudaDevice._within
     monkeypatch.setattr(CudaDevice, "_within", lambda self, scope: scopes.append(scope) or within(self, scope))
     owner, name, broken = {
-        "one context for all shapes": (TensorRTEngine, "_context", own),
-        "contexts are made in the capture": (TensorRTEngine, "_context", new),
+        "one context for all shapes": (TensorRTEngine, "_bound", own),
+        "contexts are made in the capture": (TensorRTEngine, "_bound", new),
         "nobody waits before the capture": (CudaDevice, "wait", lambda *_: None),
         "graphs take memory of the common pool": (
             CudaDevice,
@@ -494,7 +494,7 @@ def _break(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
             lambda self, size, graph=True: malloc(self, size, graph=False),
         ),
         "windows are concatenated": ("runtime.sound.vocode", "joined", np.concatenate),
-        "graphs share contexts": (TensorRTEngine, "_context", by_shape),
+        "graphs share contexts": (TensorRTEngine, "_bound", by_shape),
         "contexts die before their graph": (CudaDevice, "capture", forgotten),
         "scratch goes to others": (CudaDevice, "scratch", scratch),
     }[variant]

@@ -39,6 +39,7 @@ Edit = Callable[[dict[str, Any]], None]
 
 TAKES: dict[str, dict[str, tuple[int | None, ...]]] = {  # what engines of AUDIO and EXTRACTOR take; None: any size
     "audio_encoder": {"input_features": (None, 1, 1001, 64)},
+    "language_model": {"positions": (None,)},
     "text_encoder": {"input_ids": (None, None)},
     "text_encoder_2": {"input_ids": (None, None)},
     "unet": {"sample": (None, 8, None, 16)},
