@@ -24,7 +24,7 @@ from export.parity import TOLERANCE, check_parity
 from runtime.backends.engine import Engine, load_engine
 from runtime.backends.open_device import usable_gpu
 from runtime.backends.specs import BuiltFor, Flavour, ShapeProfile, TensorSpec
-from runtime.backends.tensorrt import Logger, gpu_capability, library
+from runtime.backends.tensorrt_library import Logger, gpu_capability, library
 from runtime.bundle.manifest import BuildRecord, EngineSpec
 
 log = logging.getLogger(__name__)
@@ -182,7 +182,12 @@ def _configure(trt: Any, config: Any, flavour: Flavour, options: TensorRTOptions
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
     if options.optimization_level is not None:
         config.builder_optimization_level = options.optimization_level
+    config.clear_flag(trt.BuilderFlag.TF32)  # on by default, and as coarse as FP16: what is FP32 was to be exact
+    config.set_preview_feature(trt.PreviewFeature.RUNTIME_ACTIVATION_RESIZE_10_10, True)  # memory by shape
     flags = []
+    user_allocation = getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)  # RTX alone has it: for CUDA graphs
+    if user_allocation is not None and not options.weight_streaming:  # which allocates, and is not captured
+        flags += [user_allocation]
     if options.version_compatible:
         flags += [trt.BuilderFlag.VERSION_COMPATIBLE]
         if flavour == "tensorrt_rtx":

@@ -241,7 +241,8 @@ class BoundSession:
             get_outputs=lambda: [_Value(output) for output in outputs],
         )
 
-    def run_with_iobinding(self, binding: Any) -> None:
+    def run_with_iobinding(self, binding: Any, options: Any) -> None:
+        assert options.get_run_config_entry("disable_synchronize_execution_providers") == "1"
         binding.run()
 
 

@@ -34,6 +34,8 @@ def load(
     fell back to the CPU.
     """
     onnxruntime = _library(device)
+    if device.gpu is not None and hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()  # CUDA's libraries, from the packages that came with it
     if device.precision == "bf16":
         raise EngineError("precision bf16: ONNX Runtime computes in fp32 on a CPU; use the backend openvino")
     if device.gpu is not None and CUDA not in onnxruntime.get_available_providers():
@@ -48,7 +50,9 @@ def load(
             f"{path.name}: ONNX Runtime fell back to {session.get_providers()[0]}: {_cuda_install()}, and the CUDA "
             "libraries that it was built for"
         )
-    return OrtCudaEngine(path.stem, session, inputs, outputs, device.gpu)
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("disable_synchronize_execution_providers", "1")  # else the host waits for every run
+    return OrtCudaEngine(path.stem, session, inputs, outputs, device.gpu, options)
 
 
 def open_session(onnxruntime: Any, path: Path, device: Device) -> Any:
@@ -101,7 +105,11 @@ class OrtEngine:
 
 
 class OrtCudaEngine(OrtEngine):
-    """The same on a GPU: CuPy arrays are bound by their addresses, and the session runs on the pipeline's stream."""
+    """The same on a GPU: CuPy arrays are bound by their addresses, and the session runs on the pipeline's stream.
+
+    With `options` nobody waits for a run: outputs go back to the session's memory when nobody refers to them, and what
+    is given there next is written by the same stream, later.
+    """
 
     def __init__(
         self,
@@ -110,9 +118,10 @@ class OrtCudaEngine(OrtEngine):
         inputs: Mapping[str, TensorSpec],
         outputs: Mapping[str, TensorSpec],
         gpu: Gpu,
+        options: Any = None,
     ) -> None:
         super().__init__(name, session, inputs, outputs)
-        self.xp, self._gpu = gpu.xp, gpu
+        self.xp, self._gpu, self._options = gpu.xp, gpu, options
 
     def _run(self, names: list[str], feeds: Mapping[str, Array]) -> list[Array]:
         gpu, binding = self._gpu, self._session.io_binding()
@@ -120,7 +129,7 @@ class OrtCudaEngine(OrtEngine):
             binding.bind_input(name, "cuda", gpu.index, array.dtype.type, array.shape, int(array.data.ptr))
         for name in names:
             binding.bind_output(name, "cuda", gpu.index)
-        self._session.run_with_iobinding(binding)
+        self._session.run_with_iobinding(binding, self._options)
         values = binding.get_outputs()
         return [
             gpu.array_over(value.data_ptr(), tuple(value.shape()), self.outputs[name].dtype, owner=value)
@@ -140,7 +149,8 @@ def _providers(device: Device) -> list[Any]:
     gpu = device.gpu
     if gpu is None:
         return [CPU]
-    return [(CUDA, {"device_id": str(gpu.index), "user_compute_stream": str(gpu.stream_pointer)}), CPU]
+    own = {"device_id": str(gpu.index), "user_compute_stream": str(gpu.stream_pointer)}
+    return [(CUDA, {**own, "use_tf32": "0"}), CPU]  # TF32 is as coarse as FP16: what is FP32 is to be exact
 
 
 def _cuda_install() -> str:

@@ -1,8 +1,6 @@
 """TensorRT in both flavours, `tensorrt` and `tensorrt_rtx`: one API, arrays bound by their addresses."""
 
 import hashlib
-import importlib
-import logging
 import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,61 +10,12 @@ from typing import Any
 
 from runtime.backends.cache import keep_cached, read_cached
 from runtime.backends.device import Array, Device, Gpu
-from runtime.backends.open_device import usable_gpu
 from runtime.backends.specs import BuiltFor, ShapeProfile, TensorSpec, check_feeds
-from runtime.errors import CaptureError, EngineError, IncompatibleEngineError, MissingDependencyError
-from runtime.install import install_command
-
-log = logging.getLogger(__name__)
+from runtime.backends.tensorrt_library import FLAVOURS, Logger, capabilities, library, refusal
+from runtime.errors import CaptureError, EngineError, IncompatibleEngineError
 
 CACHE = "tensorrt"
-FLAVOURS = ("tensorrt", "tensorrt_rtx")
 DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT64": "int64", "INT32": "int32", "BOOL": "bool"}
-
-
-def library(*flavours: str) -> tuple[Any, str]:
-    """The first of the flavours that is installed, and its name. Raises MissingDependencyError if none is."""
-    for name in flavours:
-        try:
-            return importlib.import_module(name), name
-        except ImportError as error:
-            cause = error
-    extra = flavours[0].replace("_", "-")
-    raise MissingDependencyError(f"{extra} is not installed: {install_command(extra)}") from cause
-
-
-def Logger(trt: Any) -> Any:  # noqa: N802  makes a class of the library's
-    """A logger for the library: warnings go to `logging`, the last error is kept in `last_error`."""
-
-    class Messages(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.last_error = "no reason was given"
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity <= trt.ILogger.ERROR:
-                self.last_error = " ".join(message.split())
-            elif severity == trt.ILogger.WARNING:
-                log.info("%s", message)  # of interest to who builds engines, not to who renders audio
-
-    return Messages()
-
-
-def refusal(built_for: BuiltFor, flavour: str, version: str, capability: str) -> str | None:
-    """Why an engine cannot run with a library of `flavour` and `version` on a GPU of `capability`; None if it can."""
-    if built_for.flavour != flavour:
-        return f"it is for {built_for.flavour}, here is {flavour}"
-    later = _numbers(version) >= _numbers(built_for.version)
-    if version != built_for.version and not (built_for.version_compatible and later):
-        kind = "or later" if built_for.version_compatible else "exactly"
-        return f"it needs {flavour} {built_for.version} {kind}, here is {version}"
-    if built_for.accepted_capabilities and capability not in built_for.accepted_capabilities:
-        return f"it is for compute capability {', '.join(built_for.accepted_capabilities)}, this GPU has {capability}"
-    if built_for.compute_capability in (None, capability):
-        return None
-    if built_for.hardware_compatible and _numbers(capability) >= (8, 0):
-        return None
-    return f"it was built for compute capability {built_for.compute_capability}, this GPU has {capability}"
 
 
 def load(
@@ -89,7 +38,7 @@ def load(
         raise IncompatibleEngineError(f"{path.name}: the manifest does not say what it was built for")
     trt, flavour = library(built_for.flavour, *FLAVOURS)  # another one is refused below, with the rebuild command
     capability = gpu.compute_capability
-    problem = refusal(built_for, flavour, trt.__version__, capability)
+    problem = refusal(built_for, flavour, trt.__version__, capability, capabilities(trt))
     if problem:
         raise IncompatibleEngineError(f"{path.name} cannot run here: {problem}")
     messages = Logger(trt)
@@ -300,13 +249,3 @@ class TensorRTEngine:
         wanted |= {(name, "OUTPUT"): spec.dtype for name, spec in self.outputs.items()}
         if found != wanted:
             raise EngineError(f"{self._name}: the engine has the tensors {found}, the manifest {wanted}")
-
-
-def gpu_capability() -> str | None:
-    """Compute capability of the first GPU, such as "9.0"; None where there is none."""
-    gpu = usable_gpu()
-    return None if gpu is None else gpu.compute_capability
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".") if part.isdecimal())

@@ -1,5 +1,7 @@
 """Shapes that an engine is compiled for, and the machines that it runs on."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from export.engines_onnx import ONNX
@@ -8,7 +10,7 @@ from export.errors import BuildError
 from export.maker import TensorRTOptions
 from export.target import Target
 from runtime.backends.specs import BuiltFor, TensorSpec
-from runtime.backends.tensorrt import refusal
+from runtime.backends.tensorrt_library import capabilities, refusal
 from tests.unit.helpers import raises_line
 
 SPECS = {
@@ -63,6 +65,19 @@ RTX = BuiltFor(flavour="tensorrt_rtx", version="1.7.1.116", compute_capability=N
 )
 def test_an_engine_says_where_it_cannot_run(built_for: BuiltFor, here: tuple[str, str, str], words: str | None) -> None:
     assert refusal(built_for, *here) == words
+
+
+def test_a_library_that_does_not_know_the_gpu_is_refused() -> None:
+    has = ("7.5", "8.9", "12.0")
+    assert refusal(RTX, "tensorrt_rtx", "1.7.1.116", "8.9", has) is None
+    words = "tensorrt_rtx 1.7.1.116 does not run on compute capability 9.0 (it has 7.5, 8.9, 12.0): use tensorrt here"
+    assert refusal(RTX, "tensorrt_rtx", "1.7.1.116", "9.0", has) == words
+
+
+def test_what_the_library_says_of_itself() -> None:
+    trt = SimpleNamespace(ComputeCapability=SimpleNamespace(__members__=dict.fromkeys(("CURRENT", "SM120", "SM89"))))
+    assert capabilities(trt) == ("8.9", "12.0")
+    assert capabilities(SimpleNamespace()) == ()
 
 
 def test_compatible_engines() -> None:
