@@ -167,6 +167,7 @@ class Pool:
 
     def __init__(self, cupy: "FakeCupy") -> None:
         self.cupy, self.chunks = cupy, list[Chunk]()
+        cupy.pools.add(self)
         weakref.finalize(self, cupy.memory.give_back, self.chunks)
 
     def malloc(self, size_bytes: int) -> Block:
@@ -267,7 +268,7 @@ class FakeCupy:
         self.refuses = ""  # why nothing can be captured
         self.loses_work = False  # a capture records nothing, as one on the wrong device
         self.graph: Any = None  # that is captured now
-        self.memory = Memory()
+        self.memory, self.pools = Memory(), weakref.WeakSet[Pool]()
         self.streams: list[Stream] = []
         self.devices = [0]  # the current one is the last
         self.common_pool = Pool(self)
@@ -293,6 +294,14 @@ class FakeCupy:
 
     def get_default_memory_pool(self) -> Pool:
         return self.common_pool
+
+    def holds(self, pointer: int, size: int) -> bool:
+        """Whether somebody still refers to this memory."""
+        for chunk in (chunk for pool in self.pools for chunk in pool.chunks):
+            start = pointer - chunk.bytes.ctypes.data
+            if 0 <= start < len(chunk.bytes):
+                return not any(first < start + size and start < first + length for first, length in chunk.free)
+        return False
 
     def broken(self, reason: str) -> RuntimeError:
         """The error of what no capture can hold. From now on the capture is broken."""

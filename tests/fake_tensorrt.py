@@ -201,7 +201,7 @@ def _run(
     """One run, now or at a replay."""
     engine.trt.runs[engine.name] = engine.trt.runs.get(engine.name, 0) + 1
     ctypes.memset(memory[0], 0xFF, memory[1])
-    spoiled = context() is None or context().use != use
+    spoiled = context() is None or context().use != use or not engine.trt.cupy.holds(*memory)
     feeds = {name: _at(addresses[name], shapes[name], kind).copy() for name, kind in engine.inputs.items()}
     outputs = dict(zip(engine.outputs, engine.session.run(list(engine.outputs), feeds), strict=True))
     spoil = engine.trt.spoils.get(engine.name)

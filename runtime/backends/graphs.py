@@ -83,8 +83,8 @@ class _Recording:
     """A function's graph for one set of shapes, over inputs of its own; plain runs where there can be no graph."""
 
     def __init__(self, graphs: Graphs, function: Callable[..., Arrays], arrays: Arrays) -> None:
-        self._inputs = tuple(array.copy() for array in arrays)
-        self._graph = graphs.captured(lambda: function(*self._inputs))
+        self._inputs = inputs = tuple(array.copy() for array in arrays)
+        self._graph = graphs.captured(lambda: function(*inputs))
 
     def run(self, function: Callable[..., Arrays], arrays: Arrays) -> Arrays:
         if self._graph is None:

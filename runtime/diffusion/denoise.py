@@ -1,4 +1,4 @@
-"""The denoising loop: plain, and as one captured step that a GPU replays."""
+"""The denoising loop. On a GPU its steps are replayed instead: see `captured`."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from runtime.backends.device import Array, Device, Replay
+from runtime.backends.device import Array, Device
 from runtime.backends.engine import Engine
 from runtime.backends.graphs import Graphs
 from runtime.diffusion.canvas import Canvas
+from runtime.diffusion.captured import CapturedSteps, positive
 from runtime.diffusion.feature_cache import CachedUNet
 from runtime.diffusion.schedulers import Plan, State, advance, model_input
-from runtime.diffusion.schedulers.fused import FusedSteps, can_fuse, noisy_steps
+from runtime.diffusion.schedulers.fused import can_fuse, noisy_steps
 
 Randn = Callable[[tuple[int, ...]], Array]
 Predict = Callable[[int, Array], Array]
@@ -82,15 +83,19 @@ class Denoiser:
         """
         unet, cached = self._engines["unet"], feature_cache_interval > 1
         feeds: Feeds = {name: array for name, array in conditioning.items() if name in unet.inputs}
-        plain = guidance_interval != WHOLE or cached or canvas is not None or known is not None or not can_fuse(plan)
-        if self._device.gpu is not None and not plain and plan.steps:
-            steps = self._replayed(unet, plan, sample, feeds, guidance_scale, randn)
+        scales = _scales(guidance_scale, guidance_interval, len(plan.steps))
+        fuses = canvas is None and known is None and can_fuse(plan) and plan.steps
+        if self._device.gpu is not None and fuses:
+            if guidance_scale is not None and not any(scales):
+                feeds = positive(feeds)
+            draws = [self._device.xp.asarray(randn(sample.shape)) for _ in range(noisy_steps(plan))]
+            captured = CapturedSteps(self._engines, self._device, self._graphs)
+            steps = captured.run(plan, sample, feeds, scales, feature_cache_interval, draws)
         else:
-            scales = _scales(guidance_scale, guidance_interval, len(plan.steps))
             shallow = self._engines["unet_shallow"] if cached else None
             if canvas is not None:
                 feeds = _of_views(feeds, canvas.views, guided=guidance_scale is not None)
-            own = feeds if guidance_scale is None or None not in scales else _positive(feeds)
+            own = feeds if guidance_scale is None or None not in scales else positive(feeds)
             predict = []
             for _ in range(1 if canvas is None else canvas.runs):  # each run keeps features of its own
                 run = unet.run if shallow is None else CachedUNet(unet, shallow, feature_cache_interval).run
@@ -128,87 +133,6 @@ class Denoiser:
             return output
         unconditional, text = np.split(output, 2)
         return unconditional + np.float32(scale) * (text - unconditional)
-
-    def _replayed(
-        self, unet: Engine, plan: Plan, sample: Array, feeds: Feeds, guidance_scale: float | None, randn: Randn
-    ) -> Iterator[Array]:
-        """Every step by one launch of the step of these shapes, which is captured when they come first."""
-        draws = [self._device.xp.asarray(randn(sample.shape)) for _ in range(noisy_steps(plan))]
-        noise = np.stack(draws) if draws else None
-        feeds = padded(unet, feeds, self._graphs.token_multiple)
-        shapes = tuple((name, array.shape) for name, array in feeds.items())
-        depth = max(plan.depth, FusedSteps.room)
-        key = ("step", sample.shape, shapes, guidance_scale is None, noisy_steps(plan), depth)
-
-        def make() -> _Step:
-            fused = FusedSteps(self._device.xp, plan, sample.copy(), guidance_scale, noise)
-            return _make_step(self._graphs, unet, fused, feeds, lambda: fused.reset(plan, guidance_scale, noise))
-
-        with self._graphs.borrowed(key, make) as step:
-            step.start(plan, sample, feeds, guidance_scale, noise)
-            for _ in plan.steps:
-                step.replay()
-                yield step.fused.sample
-            self._device.watch_flag("unet", step.fused.finite.copy())
-
-
-@dataclass(frozen=True)
-class _Step:
-    """One step over buffers of its own: `replay` reads and writes the same addresses every time."""
-
-    fused: FusedSteps
-    feeds: Feeds
-    replay: Replay
-
-    def start(self, plan: Plan, sample: Array, feeds: Feeds, guidance_scale: float | None, noise: Array | None) -> None:
-        """Fill the buffers for another run."""
-        self.fused.reset(plan, guidance_scale, noise)
-        self.fused.sample[...] = sample
-        for name, array in feeds.items():
-            self.feeds[name][...] = array
-
-
-def _make_step(graphs: Graphs, unet: Engine, fused: FusedSteps, feeds: Feeds, reset: Callable[[], None]) -> _Step:
-    sample, first = fused.sample, fused.sample.copy()
-    own = {name: array.copy() for name, array in feeds.items()}
-    shown, timestep = np.concatenate([sample] * fused.copies), np.empty_like(sample, shape=(1,))
-
-    def work() -> tuple[Array]:
-        fused.prepare(shown, timestep)
-        fused.update(unet.run({**own, "sample": shown, "timestep": timestep})["noise_pred"])
-        return (sample,)
-
-    def restore() -> None:
-        reset()
-        sample[...] = first
-
-    captured = graphs.captured(work, restore) if graphs.captures("unet") else None
-    return _Step(fused, own, work if captured is None else captured[0])
-
-
-def padded(unet: Engine, feeds: Feeds, multiple: int) -> dict[str, Array]:
-    """The feeds with zeros up to a multiple of so many tokens, or to the most that the UNet takes.
-
-    Steps are captured for their shapes: so there are fewer shapes, with the same sound. The mask is among the feeds, so
-    what is added is masked. A UNet that does not see the tokens has none to pad.
-    """
-    longer = {}
-    for name, array in feeds.items():
-        spec = unet.inputs[name]
-        axis = spec.axes.index("tokens") if "tokens" in spec.axes else None
-        if axis is None:
-            longer[name] = array
-            continue
-        tokens, most = array.shape[axis], spec.max_shape[axis]
-        wanted = -(-tokens // multiple) * multiple
-        missing = max((wanted if most is None else min(wanted, most)) - tokens, 0)
-        longer[name] = np.pad(array, [(0, missing if i == axis else 0) for i in range(array.ndim)])
-    return longer
-
-
-def _positive(feeds: Feeds) -> Feeds:
-    """The feeds without the unconditional rows, each in its own memory: engines take no address inside of another."""
-    return {name: array[len(array) // 2 :].copy() for name, array in feeds.items()}
 
 
 def _of_views(feeds: Feeds, views: int, *, guided: bool) -> Feeds:

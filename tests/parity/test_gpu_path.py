@@ -222,12 +222,30 @@ def test_dynamic_thresholding_runs_step_by_step(compiled: Path, on_cpu: AudioLDM
     assert relative_error(ours.audios, on_cpu("rain", **call).audios) <= EXACT
 
 
-def test_a_feature_cache_runs_step_by_step(compiled: Path, on_cpu: AudioLDM2Pipeline, gpu: Gpu) -> None:
+@pytest.mark.parametrize("scheduler", ["DDIMScheduler", "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler"])
+@pytest.mark.parametrize("interval", [(0.0, 1.0), (0.0, 0.5), (0.3, 0.8), (0.5, 1.0), (0.99, 1.0)])
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_faster_ways_are_captured_too(
+    compiled: Path, on_cpu: AudioLDM2Pipeline, gpu: Gpu, interval: tuple[float, float], every: int, scheduler: str
+) -> None:
+    """Steps with guidance and without, of the whole UNet and of the shallow one: each is one launch, and no more."""
+    cupy, trt = gpu
     pipe = AudioLDM2Pipeline.from_pretrained(compiled)
-    call: dict[str, Any] = {**FAST, "seed": 5, "feature_cache_interval": 2, "scheduler": "DDIMScheduler"}
-    ours = pipe("rain", **call)
-    assert gpu[1].enqueued["unet"] == gpu[1].enqueued["unet_shallow"] == 2
-    assert relative_error(ours.audios, on_cpu("rain", **call).audios) <= EXACT
+    call: dict[str, Any] = {"guidance_interval": interval, "feature_cache_interval": every, "scheduler": scheduler}
+    call |= {"num_inference_steps": 7, "audio_length_in_s": 0.52}
+    for seed, prompt in enumerate(("rain", "bell", "dogs")):
+        queued, seen = dict(trt.enqueued), list[tuple[int, int]]()
+
+        def callback(*_: Any) -> None:
+            seen.append((cupy.launches, cupy.queued))  # noqa: B023
+
+        ours = pipe(prompt, seed=seed, callback=callback, **call)
+        assert relative_error(ours.audios, on_cpu(prompt, seed=seed, **call).audios) <= EXACT
+    assert trt.enqueued == queued
+    steps = np.diff(np.array(seen), axis=0)
+    calls = [2] * 5 + [1] if scheduler == "HeunDiscreteScheduler" else [1] * 6  # of the model, a step
+    assert steps[:, 0].tolist() == calls
+    assert (steps[:, 1] == 0).all()
 
 
 def test_cuda_seeds_are_the_same_on_both(compiled: Path, on_cpu: AudioLDM2Pipeline, gpu: Gpu) -> None:

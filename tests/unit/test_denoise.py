@@ -5,7 +5,7 @@ import pytest
 
 from runtime.backends.fake import FakeEngine
 from runtime.backends.specs import TensorSpec
-from runtime.diffusion.denoise import padded
+from runtime.diffusion.captured import padded
 
 
 def unet(most: int | None) -> FakeEngine:

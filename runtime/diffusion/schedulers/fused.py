@@ -113,8 +113,9 @@ class FusedSteps:
 
     `xp` is cupy, `sample` a C-contiguous float32 array (rows, channels, height, width) of its own, updated in place.
     `noise` (noisy_steps(plan) or more, *sample.shape), what the run draws, in order: as many rows as given here fit
-    later runs. With `guidance_scale` the model sees and returns twice the rows, the unconditional ones first. All work
-    is on xp's current stream. Run one step before capturing one: the first launch loads the kernels.
+    later runs. A step whose model sees and returns twice the rows, the unconditional ones first, is guided by
+    `guidance_scale`. All work is on xp's current stream. Run one step before capturing one: the first launch loads the
+    kernels.
     """
 
     room = MAX_DEPTH  # history entries that every instance has room for
@@ -124,7 +125,6 @@ class FusedSteps:
     ) -> None:
         self._xp, self.sample = xp, sample
         self._check("sample", sample, sample.size)
-        self.copies = 1 if guidance_scale is None else 2
         self._depth = max(plan.depth, MAX_DEPTH)
         self._columns = _HEADER + 4 * (_ARRAYS + self._depth)
         self._table = xp.zeros((max(len(plan.steps), MAX_STEPS), self._columns), np.float64)
@@ -141,8 +141,6 @@ class FusedSteps:
 
         The sample is the caller's to fill. Raises InputError for a run that the buffers were not made for.
         """
-        if (guidance_scale is not None) != (self.copies == 2):
-            raise InputError("guidance cannot be switched on or off between runs of one captured step")
         rows = table(plan, guidance_scale, self._depth)
         given, wanted = 0 if noise is None else len(noise), noisy_steps(plan)
         if len(rows) > len(self._table) or not wanted <= given <= len(self._noise):
@@ -158,22 +156,28 @@ class FusedSteps:
 
     def prepare(self, model_input: Array, timestep: Array) -> None:
         """Fill in `model_input` (rows, twice with guidance, ...) and `timestep` (1,), float32, for the current step."""
-        self._check("model_input", model_input, self.copies * self.sample.size)
+        copies = self._copies("model_input", model_input)
         self._check("timestep", timestep, 1)
-        constants = np.int64(self.sample.size), np.int32(self.copies)
+        constants = np.int64(self.sample.size), np.int32(copies)
         self._launch("prepare", np.int32(self._columns), self.sample, model_input, timestep, *constants)
 
     def update(self, output: Array) -> None:
         """Apply the current step to the sample: `output` is of model_input's shape, float32. Then go to the next."""
-        self._check("output", output, self.copies * self.sample.size)
+        copies = self._copies("output", output)
         buffers = self.sample, output, self._saved, self._history, self._noise, self.finite
-        constants = np.int64(self.sample.size), np.int32(self._depth), np.int32(self.copies)
+        constants = np.int64(self.sample.size), np.int32(self._depth), np.int32(copies)
         self._launch("update", np.int32(self._columns), *buffers, *constants)
         self._kernels["next_step"]((1,), (1,), (self._counter,))
 
     def _launch(self, name: str, *arguments: Any) -> None:
         blocks = -(-self.sample.size // _BLOCK)
         self._kernels[name]((blocks,), (_BLOCK,), (self._table, self._counter, *arguments))
+
+    def _copies(self, name: str, array: Array) -> int:
+        """Whether there are the rows of the sample, or twice as many: then this step has guidance."""
+        copies = 2 if array.size > self.sample.size else 1
+        self._check(name, array, copies * self.sample.size)
+        return copies
 
     @staticmethod
     def _check(name: str, array: Array, size: int) -> None:
