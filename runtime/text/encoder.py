@@ -10,6 +10,7 @@ from runtime.backends.device import Array, Device, HostDevice
 from runtime.backends.engine import Engine
 from runtime.backends.graphs import Graphs
 from runtime.errors import InputError
+from runtime.text.cache import GROWTH, Cache
 from runtime.text.conditioning import Conditioning
 from runtime.text.speech import VitsTokenizer
 from runtime.text.tokenizer import Ints, TextTokenizer
@@ -167,9 +168,9 @@ class PromptEncoder:
         """GPT2's next embeddings, (rows, max_new_tokens, width): each is the last hidden state, fed back.
 
         `inputs_embeds` (rows, length, width), `attention_mask` (rows, length). The first run has an empty past. The
-        later ones see a cache of the full length, and a mask of what there is of it: all have one shape. `positions`
-        (length,) are those of the model, if they do not simply count. Raises InputError if there are more new tokens
-        than the model has positions for.
+        later ones see a cache with room for more, and a mask of what there is of it: up to CAPTURED_TOKENS have one
+        shape. `positions` (length,) are those of the model, if they do not simply count. Raises InputError if there are
+        more new tokens than the model has positions for.
         """
         engine = self._engines["language_model"]
         rows, length = attention_mask.shape
@@ -179,30 +180,18 @@ class PromptEncoder:
                 f"max_new_tokens is {max_new_tokens}: the language model has {most} positions, of which the texts "
                 f"take {length}, so at most {most - length + 1}"
             )
-        xp, full = self._device.xp, length + max_new_tokens - 1  # the last one is not fed back
-        cache = {
-            name: xp.zeros((rows, spec.min_shape[1], full, spec.min_shape[3]), spec.dtype)
-            for name, spec in engine.inputs.items()
-            if name.startswith("past_")
-        }
-        feeds = {"inputs_embeds": inputs_embeds, "attention_mask": attention_mask}
-        feeds |= {name: array[:, :, :0].copy() for name, array in cache.items()}
+        xp, most = self._device.xp, length + max_new_tokens - 1
+        room = most if max_new_tokens <= CAPTURED_TOKENS else min(most, length + GROWTH)
+        cache = Cache(engine, attention_mask, room, most)
+        feeds = {"inputs_embeds": inputs_embeds, "attention_mask": attention_mask, **cache.empty()}
         positions = xp.arange(length) if positions is None else positions
-        seen = xp.zeros((rows, full + 1), attention_mask.dtype)  # of the cache, and at last of what is new
-        seen[:, -1] = 1
         made = xp.empty((rows, max_new_tokens, inputs_embeds.shape[2]), np.float32)
-        first, last = 0, length  # the places in the cache that a run fills
         for i in range(max_new_tokens):
             outputs = engine.run({**feeds, "positions": positions})
             made[:, i] = outputs["last_hidden_state"][:, -1]
-            if i == max_new_tokens - 1:
-                break
-            for name, array in cache.items():
-                array[:, :, first:last] = outputs[name.replace("past_", "new_")]
-            seen[:, first:last] = attention_mask if i == 0 else 1
-            feeds = {"inputs_embeds": made[:, i : i + 1].copy(), "attention_mask": seen, **cache}
-            positions = positions[-1:] + 1
-            first, last = last, last + 1
+            if i < max_new_tokens - 1:
+                feeds = cache.add(outputs, attention_mask if i == 0 else 1)
+                feeds["inputs_embeds"], positions = made[:, i : i + 1].copy(), positions[-1:] + 1
         return self._device.watch("language_model", made)
 
     def _rounded(self, engine: str, name: str, tokens: int) -> int:
