@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(
-        required=True, metavar="step | kvcache | memory | gpu | latency | quality | serve | edits", dest="name"
+        required=True, metavar="step | kvcache | memory | gpu | hour | latency | quality | serve | edits", dest="name"
     )
     step = commands.add_parser("step", help="one guided UNet step at base size, against eager diffusers FP32")
     step.add_argument("--runs", type=int, default=15, help="timed runs of each (default: %(default)s)")
@@ -46,6 +46,14 @@ def _parser() -> argparse.ArgumentParser:
     memory.set_defaults(run=_memory)
     on_gpu = commands.add_parser("gpu", help="whole calls at base size on a GPU, against diffusers FP16")
     _add_gpu_options(on_gpu)
+    hour = commands.add_parser("hour", help="what a GPU can tell in its first hour, each item on the disk at once")
+    hour.add_argument(
+        "items", nargs="*", metavar="ITEM", help="host, capture, steps ... (default: all not ok yet)"
+    )
+    hour.add_argument("--engines", type=Path, metavar="FOLDER", help="a bundle for whole calls (default: none)")
+    hour.add_argument("--aim", type=float, default=1e-3, help="relative error of whole calls (default: %(default)s)")
+    hour.add_argument("--file", type=Path, default=Path("bench/gpu/hour.json"), help="results (default: %(default)s)")
+    hour.set_defaults(run=_hour)
     latency = commands.add_parser("latency", help="whole calls by stage, cold and warm, against diffusers and OpenVINO")
     _add_latency_options(latency)
     quality = commands.add_parser("quality", help="how many generated sounds are recognised as what was asked for")
@@ -54,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_serve_options(serve)
     edits = commands.add_parser("edits", help="what becomes of audio that is given, and loops, against naive ways")
     _add_edits_options(edits)
-    for command in (step, cache, memory, on_gpu, latency, quality, serve, edits):
+    for command in (step, cache, memory, on_gpu, hour, latency, quality, serve, edits):
         command.add_argument("--out", type=Path, default=Path("bench/results"), help="folder for the JSON")
     return parser
 
@@ -194,6 +202,12 @@ def _memory(options: argparse.Namespace) -> dict[str, Any]:
     from bench import memory
 
     return memory.run(options.checkpoint, options.engines, options.durations, options.num_waveforms)
+
+
+def _hour(options: argparse.Namespace) -> dict[str, Any]:
+    from bench.gpu import hour
+
+    return hour.run(options)
 
 
 def _gpu(options: argparse.Namespace) -> dict[str, Any]:

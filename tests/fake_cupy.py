@@ -167,6 +167,7 @@ class Pool:
 
     def __init__(self, cupy: "FakeCupy") -> None:
         self.cupy, self.chunks = cupy, list[Chunk]()
+        self.limit = 0  # bytes; 0: none
         cupy.pools.add(self)
         weakref.finalize(self, cupy.memory.give_back, self.chunks)
 
@@ -177,10 +178,10 @@ class Pool:
         fitting = [(size, i, start) for i, c in enumerate(self.chunks) for start, size in c.free if size >= wanted]
         if not fitting:
             try:
-                self.chunks.append(self.cupy.memory.take(wanted))
+                self.chunks.append(self._take(wanted))
             except OutOfMemoryError:
                 self.free_all_blocks()
-                self.chunks.append(self.cupy.memory.take(wanted))
+                self.chunks.append(self._take(wanted))
             fitting = [(wanted, len(self.chunks) - 1, 0)]
         size, i, start = min(fitting)
         chunk = self.chunks[i]
@@ -194,6 +195,20 @@ class Pool:
         unused = [chunk for chunk in self.chunks if chunk.unused]
         self.chunks[:] = [chunk for chunk in self.chunks if chunk not in unused]
         self.cupy.memory.give_back(unused)
+
+    def set_limit(self, size: int) -> None:
+        self.limit = size
+
+    def get_limit(self) -> int:
+        return self.limit
+
+    def total_bytes(self) -> int:
+        return sum(len(chunk.bytes) for chunk in self.chunks)
+
+    def _take(self, size: int) -> Chunk:
+        if self.limit and self.total_bytes() + size > self.limit:
+            raise OutOfMemoryError(f"Out of memory allocating {size:,} bytes (limit set to {self.limit:,} bytes)")
+        return self.cupy.memory.take(size)
 
     def free_bytes(self) -> int:
         return sum(size for chunk in self.chunks for _, size in chunk.free)
