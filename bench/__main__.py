@@ -47,9 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     on_gpu = commands.add_parser("gpu", help="whole calls at base size on a GPU, against diffusers FP16")
     _add_gpu_options(on_gpu)
     hour = commands.add_parser("hour", help="what a GPU can tell in its first hour, each item on the disk at once")
-    hour.add_argument(
-        "items", nargs="*", metavar="ITEM", help="host, capture, steps ... (default: all not ok yet)"
-    )
+    hour.add_argument("items", nargs="*", metavar="ITEM", help="host, capture, steps ... (default: all not ok yet)")
     hour.add_argument("--engines", type=Path, metavar="FOLDER", help="a bundle for whole calls (default: none)")
     hour.add_argument("--aim", type=float, default=1e-3, help="relative error of whole calls (default: %(default)s)")
     hour.add_argument("--file", type=Path, default=Path("bench/gpu/hour.json"), help="results (default: %(default)s)")

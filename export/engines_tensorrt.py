@@ -8,7 +8,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -39,7 +39,7 @@ def make_engine(job: Job, flavour: Flavour) -> EngineSpec:
     """
     component = job.component
     limits = _limits(job)
-    profiles = shape_profiles(job.inputs, component.typical, limits)
+    profiles = shape_profiles(job.inputs, component.typical, limits, component.ranges)
     inputs, outputs = bounded(job.inputs, limits), bounded(component.outputs, limits)
     path = job.folder / f"{job.name}.engine"
     tolerance = TOLERANCE[job.precision]
@@ -82,14 +82,22 @@ def layers_file(plan: Path) -> Path:
 
 
 def shape_profiles(
-    inputs: Mapping[str, TensorSpec], typical: Sizes, limits: Mapping[str, int]
+    inputs: Mapping[str, TensorSpec],
+    typical: Sizes,
+    limits: Mapping[str, int],
+    ranges: Sequence[tuple[Sizes, Sizes]] = (),
 ) -> tuple[ShapeProfile, ...]:
-    """The commonest shapes alone, then all shapes: (smallest, typical, largest) of each input.
+    """The commonest shapes alone, then those of each range, or all: (smallest, typical, largest) of each input.
 
-    A call takes the first that fits. `limits` bounds the axes that the specs leave open.
+    A call takes the first that fits. `limits` bounds the axes that the specs leave open; see `Component.ranges`.
     """
-    whole: ShapeProfile = {}
-    common: ShapeProfile = {}
+    common = {name: (usual,) * 3 for name, (_, usual, _) in _profile(inputs, typical, limits).items()}
+    wholes = [_profile(inputs, usual, {**limits, **bounds}) for usual, bounds in ranges or ((typical, {}),)]
+    return tuple(wholes) if common in wholes else (common, *wholes)
+
+
+def _profile(inputs: Mapping[str, TensorSpec], typical: Sizes, limits: Mapping[str, int]) -> ShapeProfile:
+    profile: ShapeProfile = {}
     for name, spec in bounded(inputs, limits).items():
         largest = tuple(size for size in spec.max_shape if size is not None)
         if len(largest) < len(spec.axes):
@@ -98,9 +106,8 @@ def shape_profiles(
             min(max(typical.get(axis, low), low), high)
             for axis, low, high in zip(spec.axes, spec.min_shape, largest, strict=True)
         )
-        whole[name] = (spec.min_shape, usual, largest)
-        common[name] = (usual, usual, usual)
-    return (common, whole) if common != whole else (whole,)
+        profile[name] = (spec.min_shape, usual, largest)
+    return profile
 
 
 def bounded(specs: Mapping[str, TensorSpec], limits: Mapping[str, int]) -> dict[str, TensorSpec]:

@@ -47,6 +47,8 @@ class Component:
       "OpType node name" (see `export.precision`). `bf16_islands` join them in BF16.
     - `typical`: the sizes of the commonest call.
     - `limits`: bounds of axes, for engines whose shapes have to be bound.
+    - `ranges`: typical sizes and further bounds of each profile of such an engine; none: one, of the typical sizes.
+      Axes whose sizes depend on each other need them: the bounds of a profile have to agree too.
     - `fuse_attention`: called before the graph is traced for engines that know fused attention as one operator; for
       others attention is traced in its parts.
     - `facts`: what was known before it was loaded.
@@ -62,12 +64,14 @@ class Component:
     bf16_islands: Mapping[str, str] = field(default_factory=dict)
     typical: Sizes = field(default_factory=dict)
     limits: Sizes = field(default_factory=dict)
+    ranges: tuple[tuple[Sizes, Sizes], ...] = ()
     fuse_attention: Callable[[], None] | None = None
     facts: Facts = Facts()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sizes", tuple(self._bounded(sizes) for sizes in self.sizes))
         object.__setattr__(self, "typical", self._bounded(self.typical))
+        object.__setattr__(self, "ranges", tuple((self._bounded(usual), bounds) for usual, bounds in self.ranges))
 
     def _bounded(self, sizes: Sizes) -> Sizes:
         bounds = {

@@ -73,7 +73,8 @@ def language_model(checkpoint: Checkpoint) -> Component:
     batch, new, past, total = (1, None), (1, longest), (0, longest - 1), (1, longest)
     cache = {"batch": batch, "heads": heads, "past": past, "head_width": width // heads}
     prompt = min(checkpoint.text_tokens() + PROJECTED_EXTRA, longest - 1)  # the longest that the projection makes
-    cached = min(TYPICAL_TOKENS + PROJECTED_EXTRA + checkpoint.max_new_tokens() - 1, longest - 1)
+    start = min(TYPICAL_TOKENS + PROJECTED_EXTRA, prompt)
+    cached = min(start + checkpoint.max_new_tokens() - 1, longest - 1)
     names = [f"{kind}_{layer}" for layer in range(config.n_layer) for kind in ("key", "value")]
 
     def draw(sizes: Sizes, generator: torch.Generator) -> Tensors:
@@ -111,5 +112,15 @@ def language_model(checkpoint: Checkpoint) -> Component:
             {"batch": 1, "past": 100, "all": 101},
         ),
         typical={"batch": 2, "past": cached, "new": 1, "all": cached + 1},
-        limits={"new": prompt, "past": longest - prompt, "all": longest},
+        limits={"new": prompt, "past": longest - 1, "all": longest},
+        ranges=(
+            (
+                {"batch": 2, "past": 0, "new": start, "all": start},
+                {"new": prompt, "past": longest - prompt, "all": longest},
+            ),
+            (
+                {"batch": 2, "past": cached, "new": 1, "all": cached + 1},
+                {"new": 1, "past": longest - 1, "all": longest},
+            ),
+        ),
     )

@@ -57,7 +57,7 @@ def test_every_component_is_built_and_described(built: Path, capsys: pytest.Capt
         assert spec.built_for is not None
         assert spec.built_for.flavour == "tensorrt_rtx"
         assert spec.record.parity_of == "graph"  # no GPU: the engine itself was never run
-        assert len(spec.record.profiles) == 2
+        assert len(spec.record.profiles) == (3 if name == "language_model" else 2)
         for profile in spec.record.profiles:
             assert set(profile) == set(spec.inputs)
         for key, tensor in spec.inputs.items():
@@ -170,12 +170,29 @@ def test_a_capability_that_the_library_does_not_know(small_graph: Any, tmp_path:
         build_engine(small_graph("Tanh"), tmp_path / "e", PROFILE, FLAVOUR, options, tmp_path)
 
 
+def test_the_language_models_profiles_agree_with_themselves(checkpoint: Callable[[str], Path]) -> None:
+    """And hold a prefill of the longest text, and a step at every place: else an engine is not built, or cannot run."""
+    component = COMPONENTS["language_model"](Checkpoint(checkpoint(NAME), NAME))
+    profiles = shape_profiles(component.inputs, component.typical, {"batch": 4, **component.limits}, component.ranges)
+    longest, prompt = component.limits["all"], component.limits["new"]
+    past = next(name for name in component.inputs if name.startswith("past_"))
+    for profile in profiles:
+        for place in range(3):
+            new, seen, total = (profile[name][place] for name in ("positions", past, "attention_mask"))
+            assert new[0] + seen[2] == total[1]
+    for wanted in ((prompt, 0), (1, 1), (1, longest - 1)):
+        assert any(
+            low[0] <= wanted[0] <= high[0] and before[2] <= wanted[1] <= after[2]
+            for (low, _, high), (before, _, after) in ((profile["positions"], profile[past]) for profile in profiles)
+        )
+
+
 def test_the_vocoder_is_built_in_bf16(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     """TensorRT has no transposed convolution in BF16: an island."""
     component = COMPONENTS["vocoder"](Checkpoint(checkpoint(NAME), NAME))
     model = read_model(tmp_path / export_onnx(component, tmp_path, "vocoder")[0])
     save(convert(model, "bf16", component.islands_in("bf16")).model, tmp_path, "vocoder")
-    profiles = shape_profiles(component.inputs, component.typical, {"batch": 4, **component.limits})
+    profiles = shape_profiles(component.inputs, component.typical, {"batch": 4, **component.limits}, component.ranges)
     engine = tmp_path / "vocoder.engine"
     build_engine(tmp_path / "vocoder.onnx", engine, profiles, FLAVOUR, TensorRTOptions(), tmp_path)
     assert engine.stat().st_size > 2 * sum(p.numel() for p in component.module.parameters())

@@ -37,6 +37,25 @@ def test_a_typical_size_stays_within_the_bounds() -> None:
     assert whole["sample"][1] == whole["sample"][2] == (8, 8, 750)
 
 
+def test_axes_that_depend_on_each_other_have_a_profile_each_way() -> None:
+    """GPT2's: what is new and what is past make up all. In no profile may the bounds of one belie the others'."""
+    axes = {"new": (1, 160), "past": (0, 159), "all": (1, 160)}
+    specs = {
+        axis: TensorSpec(dtype="int64", axes=(axis,), min_shape=(low,), max_shape=(high,))
+        for axis, (low, high) in axes.items()
+    }
+    ranges = (
+        ({"new": 21, "past": 0, "all": 21}, {"new": 133, "past": 27, "all": 160}),
+        ({"new": 1, "past": 28, "all": 29}, {"new": 1, "past": 159, "all": 160}),
+    )
+    profiles = shape_profiles(specs, {"new": 1, "past": 28, "all": 29}, {}, ranges)
+    assert len(profiles) == 3
+    for profile in profiles:
+        for place in range(3):
+            assert profile["new"][place][0] + profile["past"][place][0] == profile["all"][place][0]
+    assert profiles[2]["past"] == ((0,), (28,), (159,))
+
+
 def test_fixed_shapes_need_one_profile() -> None:
     (only,) = shape_profiles({"timestep": SPECS["timestep"]}, {}, {})
     assert only == {"timestep": ((1,), (1,), (1,))}
