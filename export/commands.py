@@ -21,6 +21,7 @@ BACKENDS = {  # name: its `export.maker.Maker`, which is not imported before a b
     "tensorrt": "export.engines_tensorrt:TENSORRT",
     "tensorrt-rtx": "export.engines_tensorrt:TENSORRT_RTX",
 }
+AUTO = "auto"
 EXPORT_PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime", "filelock", "huggingface_hub")
 
 
@@ -59,7 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--revision", help="branch, tag or commit of a hub checkpoint")
     build.add_argument("--variant", metavar="NAME", help="weights of this variant, such as fp16, where there are some")
     build.add_argument("--out", type=Path, help=f"the bundle's folder (default: {ENGINES_FOLDER}/NAME)")
-    build.add_argument("--backend", choices=BACKENDS, default="onnx", help="engine format (default: onnx)")
+    formats = "engine format (default: onnx); auto: what suits this machine"
+    build.add_argument("--backend", choices=(*BACKENDS, AUTO), default="onnx", help=formats)
     build.add_argument("--precision", choices=["fp32", "fp16", "bf16", "int8"], help="(default: fp32; openvino: fp16)")
     build.add_argument(
         "--only-missing", action="store_true", help="add the engines that an earlier bundle at --out lacks, no more"
@@ -115,6 +117,12 @@ def _build(options: argparse.Namespace, console: Console) -> None:
     from export.target import Target
 
     _quiet_libraries()
+    if options.backend == AUTO:
+        from export.choice import choose
+
+        chosen = choose()
+        options.backend, options.precision = chosen.backend, options.precision or chosen.precision
+        console.say(f"--backend {chosen.backend} --precision {options.precision}: {chosen.why}")
     maker: Maker = resolve_name(BACKENDS[options.backend])
     target = Target(
         maker=maker,

@@ -31,7 +31,7 @@ def test_the_help_names_each_default_precision(capsys: pytest.CaptureFixture[str
     said = " ".join(capsys.readouterr().out.split())
     others = [f"; {name}: {maker.precisions[0]}" for name, maker in MAKERS.items() if maker.precisions[0] != "fp32"]
     assert f"(default: fp32{''.join(others)})" in said
-    assert "{" + ",".join(BACKENDS) + "}" in said
+    assert "{" + ",".join((*BACKENDS, "auto")) + "}" in said
 
 
 @pytest.mark.parametrize("maker", MAKERS.values(), ids=MAKERS)
