@@ -17,7 +17,7 @@ class Choice(NamedTuple):
 
 
 def choose() -> Choice:
-    """TensorRT for the GPU that is here, in the flavour that is installed and runs on it; else graphs, for any machine."""
+    """TensorRT for the GPU that is here, in a flavour that is installed and runs on it; else graphs, for anywhere."""
     gpu = usable_gpu()
     if gpu is None:
         return Choice("onnx", "fp32", "no GPU here: graphs, which ONNX Runtime and OpenVINO run")
