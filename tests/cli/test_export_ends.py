@@ -30,7 +30,7 @@ def shell(words: str, bundle: Path) -> subprocess.CompletedProcess[str]:
     return run("bash", "-c", f'"$0" -m export inspect "$1" {words}', sys.executable, bundle)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_in_a_build_leaves_nothing(number: int, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     out = tmp_path / "engines" / "bundle"
     command = [*EXPORT, "build", "--checkpoint", str(checkpoint("plain")), "--out", str(out)]

@@ -198,9 +198,7 @@ def test_threads_get_what_they_get_alone(bundle: Callable[[str], Path], together
     calls = [("rain", 1, 0.5), ("a dog", 2, 0.6), ("a low bell", 3, 0.7)]  # one length more than is kept
 
     def run(pipe: AudioLDM2Pipeline, prompt: str, seed: int, seconds: float) -> np.ndarray:
-        return pipe(
-            prompt, seed=seed, audio_length_in_s=seconds, num_inference_steps=2, num_waveforms_per_prompt=2
-        ).audios
+        return pipe(prompt, seed=seed, audio_length_in_s=seconds, num_inference_steps=2).audios
 
     alone = [run(opened(bundle("plain")), *call) for call in calls]
     one = opened(bundle("plain"))
