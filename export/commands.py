@@ -1,6 +1,7 @@
 """What `python -m export` does: build a bundle, verify one, or say what one is."""
 
 import argparse
+import gc
 import logging
 import re
 import sys
@@ -145,6 +146,7 @@ def _build(options: argparse.Namespace, console: Console) -> None:
         out = Path(ENGINES_FOLDER) / (_bundle_name(options.checkpoint) + target.suffix)
         resolve_destination(out)
     checkpoint = open_checkpoint(options.checkpoint, options.revision, options.variant)
+    gc.freeze()  # what was imported stays: every collection of the build would walk it
     build(checkpoint, out, target, console.say, only_missing=options.only_missing)
     console.say(f"built {out}")
 
@@ -157,6 +159,7 @@ def _verify(options: argparse.Namespace, console: Console) -> None:
     bundle = Bundle.read(options.bundle)
     made_from = bundle.manifest.checkpoint
     revision = made_from.revision if options.checkpoint is None else None
+    gc.freeze()
     verify(bundle, open_checkpoint(options.checkpoint or made_from.id, revision, made_from.variant), console.say)
     console.say(f"verified {options.bundle}")
 
