@@ -74,7 +74,7 @@ def language_model(checkpoint: Checkpoint) -> Component:
     cache = {"batch": batch, "heads": heads, "past": past, "head_width": width // heads}
     prompt = min(checkpoint.text_tokens() + PROJECTED_EXTRA, longest - 1)  # the longest that the projection makes
     start = min(TYPICAL_TOKENS + PROJECTED_EXTRA, prompt)
-    cached = min(start + checkpoint.max_new_tokens() - 1, longest - 1)
+    cached = min(start + max(checkpoint.max_new_tokens() - 2, 0), longest - 1)
     names = [f"{kind}_{layer}" for layer in range(config.n_layer) for kind in ("key", "value")]
 
     def draw(sizes: Sizes, generator: torch.Generator) -> Tensors:

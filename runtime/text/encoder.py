@@ -105,7 +105,11 @@ class PromptEncoder:
 
     def _project_and_generate(self, texts: list[str], states: Array, mask: Ints, max_new_tokens: int) -> Conditioning:
         clap, length = self.text_embeds(texts)[:, None], states.shape[1]  # (rows, 1, CLAP width)
-        longer = self._rounded("projection_model", "hidden_states_1", length) - length
+        captured = max_new_tokens <= CAPTURED_TOKENS
+        longer = self._rounded("projection_model", "hidden_states_1", length) - length if captured else 0
+        most = self._engines["language_model"].inputs["attention_mask"].max_shape[1]
+        if most is not None and _BEFORE + length + longer + _AFTER + max_new_tokens - 1 > most:
+            longer = 0  # there is no room for it
         if longer:  # what is added is masked, and what follows it keeps its position
             states, mask = (np.pad(array, [(0, 0), (0, longer), (0, 0)][: array.ndim]) for array in (states, mask))
         first, last = np.arange(_BEFORE + length), np.full(_AFTER, _BEFORE + length)
@@ -123,7 +127,6 @@ class PromptEncoder:
             return (self.generate(*inputs, max_new_tokens, positions),)
 
         name, arrays = f"generate {max_new_tokens}", (clap, states, mask, positions)
-        captured = max_new_tokens <= CAPTURED_TOKENS
         (generated,) = self._graphs.run(name, "language_model", work, *arrays) if captured else work(*arrays)
         return Conditioning(
             prompt_embeds=_cut(states, length), attention_mask=_cut(mask, length), generated_prompt_embeds=generated
@@ -180,7 +183,7 @@ class PromptEncoder:
                 f"max_new_tokens is {max_new_tokens}: the language model has {most} positions, of which the texts "
                 f"take {length}, so at most {most - length + 1}"
             )
-        xp, most = self._device.xp, length + max_new_tokens - 1
+        xp, most = self._device.xp, length + max(max_new_tokens - 2, 0)  # the last one sees the one before as new
         room = most if max_new_tokens <= CAPTURED_TOKENS else min(most, length + GROWTH)
         cache = Cache(engine, attention_mask, room, most)
         feeds = {"inputs_embeds": inputs_embeds, "attention_mask": attention_mask, **cache.empty()}

@@ -101,6 +101,23 @@ def test_generate_language_model(pipe: AudioLDM2Pipeline, theirs: Any, rng: np.r
     assert relative_error(actual, expected.numpy()) <= SEEN
 
 
+@pytest.mark.parametrize("new", [1, 2, 30, 200])
+def test_the_language_model_goes_to_its_last_position(
+    new: int, pipe: AudioLDM2Pipeline, theirs: Any, rng: np.random.Generator
+) -> None:
+    """The last embedding is not fed back, and takes no position."""
+    config = theirs.language_model.config
+    length = config.n_positions - new + 1
+    embeds, mask = rng.standard_normal((1, length, config.n_embd), np.float32), np.ones((1, length), np.int64)
+    with torch.no_grad():
+        expected = theirs.generate_language_model(
+            torch.from_numpy(embeds), max_new_tokens=new, attention_mask=torch.from_numpy(mask)
+        )
+    assert relative_error(pipe.generate_language_model(embeds, new, attention_mask=mask), expected.numpy()) <= SEEN
+    with pytest.raises(InputError, match=f"so at most {new}"):
+        pipe.generate_language_model(embeds, new + 1, attention_mask=mask)
+
+
 def test_max_new_tokens(pipe: AudioLDM2Pipeline, theirs: Any, prompt: str, seed: int) -> None:
     expected = run_reference(theirs, seed, prompt=prompt, max_new_tokens=3, **FAST)
     assert relative_error(pipe(prompt, seed=seed, max_new_tokens=3, **FAST).audios, expected) <= SEEN

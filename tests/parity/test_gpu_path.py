@@ -372,6 +372,22 @@ def test_texts_of_other_lengths_are_replayed(compiled: Path, on_cpu: AudioLDM2Pi
         assert relative_error(one, other) <= EXACT
 
 
+def test_texts_are_padded_only_where_there_is_room(
+    compiled: Path, on_cpu: AudioLDM2Pipeline, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A text and new embeddings that just fit into the language model's positions fit on a GPU too."""
+    pipe = AudioLDM2Pipeline.from_pretrained(compiled)
+    length = len(pipe._encoder._tokenizers["text_encoder_2"].ids("a dog barks"))
+    assert length % 16
+    spec = pipe.engines["language_model"].inputs["attention_mask"]
+    fits = msgspec.structs.replace(spec, max_shape=(spec.max_shape[0], length + 5 + 7))
+    monkeypatch.setitem(pipe.engines["language_model"].inputs, "attention_mask", fits)  # type: ignore[arg-type]
+    for _ in range(2):
+        pipe._encoder.encode.cache_clear()
+        for one, other in zip(pipe.encode_prompt("a dog barks"), on_cpu.encode_prompt("a dog barks"), strict=True):
+            assert relative_error(one, other) <= EXACT
+
+
 def test_a_second_gpu_has_all_of_its_own(compiled: Path, on_cpu: AudioLDM2Pipeline, gpu: Gpu, monkeypatch: Any) -> None:
     """From threads that never touched it, beside another pipeline's on the first."""
     cupy = FakeCupy(gpus=2)
