@@ -107,9 +107,8 @@ class PromptEncoder:
         clap, length = self.text_embeds(texts)[:, None], states.shape[1]  # (rows, 1, CLAP width)
         captured = max_new_tokens <= CAPTURED_TOKENS
         longer = self._rounded("projection_model", "hidden_states_1", length) - length if captured else 0
-        most = self._engines["language_model"].inputs["attention_mask"].max_shape[1]
-        if most is not None and _BEFORE + length + longer + _AFTER + max_new_tokens - 1 > most:
-            longer = 0  # there is no room for it
+        if longer and not self._has_room(_BEFORE + length + longer + _AFTER + max_new_tokens - 1):
+            longer = 0
         if longer:  # what is added is masked, and what follows it keeps its position
             states, mask = (np.pad(array, [(0, 0), (0, longer), (0, 0)][: array.ndim]) for array in (states, mask))
         first, last = np.arange(_BEFORE + length), np.full(_AFTER, _BEFORE + length)
@@ -196,6 +195,11 @@ class PromptEncoder:
                 feeds = cache.add(outputs, attention_mask if i == 0 else 1)
                 feeds["inputs_embeds"], positions = made[:, i : i + 1].copy(), positions[-1:] + 1
         return self._device.watch("language_model", made)
+
+    def _has_room(self, positions: int) -> bool:
+        """Whether the language model has so many positions."""
+        most = self._engines["language_model"].inputs["attention_mask"].max_shape[1]
+        return most is None or positions <= most
 
     def _rounded(self, engine: str, name: str, tokens: int) -> int:
         """So many tokens, or where steps are captured for their shapes the next of a few numbers of them."""
