@@ -3,8 +3,7 @@
 from importlib.util import find_spec
 from typing import NamedTuple
 
-from runtime.backends.open_device import usable_gpu
-from runtime.backends.tensorrt_library import capabilities, library
+from runtime.backends.tensorrt_library import capabilities, gpu_capability, library
 from runtime.install import install_command
 
 
@@ -18,10 +17,10 @@ class Choice(NamedTuple):
 
 def choose() -> Choice:
     """TensorRT for the GPU that is here, in a flavour that is installed and runs on it; else graphs, for anywhere."""
-    gpu = usable_gpu()
-    if gpu is None:
+    capability = gpu_capability()
+    if capability is None:
         return Choice("onnx", "fp32", "no GPU here: graphs, which ONNX Runtime and OpenVINO run")
-    here = f"a GPU of compute capability {gpu.compute_capability}"
+    here = f"a GPU of compute capability {capability}"
     if find_spec("tensorrt") is not None:
         return Choice("tensorrt", "fp16", f"{here}, and TensorRT {library('tensorrt')[0].__version__}")
     if find_spec("tensorrt_rtx") is None:
@@ -30,7 +29,7 @@ def choose() -> Choice:
         )
         return Choice("onnx", "fp32", why)
     trt, _ = library("tensorrt_rtx")
-    if gpu.compute_capability in (capabilities(trt) or (gpu.compute_capability,)):
+    if capability in (capabilities(trt) or (capability,)):
         return Choice("tensorrt-rtx", "fp16", f"{here}, and TensorRT-RTX {trt.__version__}")
     why = f"{here}, which TensorRT-RTX {trt.__version__} does not run on; for engines {install_command('tensorrt')}"
     return Choice("onnx", "fp32", f"{why}; until then graphs, which ONNX Runtime runs there")

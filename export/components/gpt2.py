@@ -75,6 +75,8 @@ def language_model(checkpoint: Checkpoint) -> Component:
     prompt = min(checkpoint.text_tokens() + PROJECTED_EXTRA, longest - 1)  # the longest that the projection makes
     start = min(TYPICAL_TOKENS + PROJECTED_EXTRA, prompt)
     cached = min(start + max(checkpoint.max_new_tokens() - 2, 0), longest - 1)
+    first = {"batch": 2, "past": 0, "new": start, "all": start}
+    later = {"batch": 2, "past": cached, "new": 1, "all": cached + 1}
     names = [f"{kind}_{layer}" for layer in range(config.n_layer) for kind in ("key", "value")]
 
     def draw(sizes: Sizes, generator: torch.Generator) -> Tensors:
@@ -111,16 +113,10 @@ def language_model(checkpoint: Checkpoint) -> Component:
             {"batch": 3, "past": 24, "all": 25},
             {"batch": 1, "past": 100, "all": 101},
         ),
-        typical={"batch": 2, "past": cached, "new": 1, "all": cached + 1},
+        typical=later,
         limits={"new": prompt, "past": longest - 1, "all": longest},
         ranges=(
-            (
-                {"batch": 2, "past": 0, "new": start, "all": start},
-                {"new": prompt, "past": longest - prompt, "all": longest},
-            ),
-            (
-                {"batch": 2, "past": cached, "new": 1, "all": cached + 1},
-                {"new": 1, "past": longest - 1, "all": longest},
-            ),
+            (first, {"new": prompt, "past": longest - prompt, "all": longest}),
+            (later, {"new": 1, "past": longest - 1, "all": longest}),
         ),
     )

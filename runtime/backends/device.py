@@ -38,9 +38,6 @@ class Device(Protocol):
     def watch(self, stage: str, array: Array) -> Array:
         """Return `array`. If any of it is NaN or Inf, NumericsError names `stage`: at once, or by `verify`."""
 
-    def watch_flag(self, stage: str, finite: Array) -> None:
-        """The same for who knows already whether all is finite: an array of one bool."""
-
     def verify(self) -> None:
         """Wait for what was watched. Raises NumericsError with the first stage that was not finite."""
 
@@ -77,6 +74,9 @@ class Gpu(Device, Protocol):
     @property
     def stream_pointer(self) -> int:
         """The stream's handle, for libraries that queue work on it."""
+
+    def watch_flag(self, stage: str, finite: Array) -> None:
+        """As `watch`, for who knows already whether all is finite: an array of one bool."""
 
     def array_over(self, pointer: int, shape: tuple[int, ...], dtype: str, owner: object) -> Array:
         """An array over memory that `owner` keeps alive."""
@@ -120,11 +120,6 @@ class HostDevice:
     def to_host(self, array: Array) -> Any:
         """The array itself."""
         return array
-
-    def watch_flag(self, stage: str, finite: Array) -> None:
-        """Raises NumericsError unless the flag is true."""
-        if not finite.all():
-            raise not_finite(stage)
 
     def mark(self) -> Any:
         """Now."""

@@ -94,3 +94,9 @@ class _Recording:
         replay, outputs = self._graph
         replay()
         return tuple(output.copy() for output in outputs)  # the next replay writes into the same memory
+
+
+def rounded(tokens: int, multiple: int, most: int | None) -> int:
+    """The next multiple, so that captured work has few shapes, or the most that an engine takes."""
+    up = -(-tokens // multiple) * multiple
+    return up if most is None else min(up, most)

@@ -41,20 +41,31 @@ class Canvas:
         turn = round(self.height * (step * _TURN % 1.0)) if self.loop else 0
         if self.window == self.height:
             return [self._rows(turn)]
-        span = self.height if self.loop else self.height - self.window  # of the first rows of windows
-        count = -(-span // (self.window - self.overlap))
-        starts = np.linspace(0, span, count, endpoint=False) if self.loop else np.linspace(0, span, count + 1)
+        starts = np.linspace(0, self._span, self.count, endpoint=not self.loop)
         return [self._rows(turn + round(start)) for start in starts.tolist()]
+
+    @property
+    def count(self) -> int:
+        """How many windows there are."""
+        if self.window == self.height:
+            return 1
+        steps = -(-self._span // (self.window - self.overlap))
+        return steps if self.loop else steps + 1
 
     @property
     def runs(self) -> int:
         """How many runs see all windows."""
-        return -(-len(self.windows()) // self.together)
+        return -(-self.count // self.together)
 
     @property
     def views(self) -> int:
         """How many windows each run sees: as even a share as can be. The last run may see one twice."""
-        return -(-len(self.windows()) // self.runs)
+        return -(-self.count // self.runs)
+
+    @property
+    def _span(self) -> int:
+        """Within which windows begin."""
+        return self.height if self.loop else self.height - self.window
 
     def over(
         self, array: Array, run: Run, xp: Any, step: int = 0, *, axes: tuple[int, int] = (2, 2), scale: int = 1
@@ -64,10 +75,10 @@ class Canvas:
         Windows lie along the first of `axes` in the array, and along the second in what is made of it, where a row has
         become `scale`. Run number `i` gets `views` windows, one behind the other as rows of a batch.
         """
-        windows, parts = self.windows(step), list[Array]()
+        windows, views, parts = self.windows(step), self.views, list[Array]()
         for i in range(self.runs):
-            group = windows[i * self.views : (i + 1) * self.views]
-            group += [group[-1]] * (self.views - len(group))  # every run has one shape
+            group = windows[i * views : (i + 1) * views]
+            group += [group[-1]] * (views - len(group))  # every run has one shape
             seen = [xp.take(array, xp.asarray(rows), axis=axes[0]) for rows in group]
             parts += np.split(run(i, np.concatenate(seen) if len(seen) > 1 else seen[0]), len(group))
         return self._merged(parts[: len(windows)], windows, axes[1], xp, scale)

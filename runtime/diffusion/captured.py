@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from runtime.backends.device import Array, Device, Replay
+from runtime.backends.device import Array, Gpu, Replay
 from runtime.backends.engine import Engine
-from runtime.backends.graphs import Graphs
+from runtime.backends.graphs import Graphs, rounded
 from runtime.diffusion.schedulers import Plan
 from runtime.diffusion.schedulers.fused import FusedSteps, noisy_steps
 
@@ -35,8 +35,8 @@ def kinds_of(scales: Sequence[float | None], feature_cache_interval: int) -> lis
 class CapturedSteps:
     """Runs plans as launches of steps that were captured for their shapes when these came first."""
 
-    def __init__(self, engines: Mapping[str, Engine], device: Device, graphs: Graphs) -> None:
-        self._engines, self._device, self._graphs = engines, device, graphs
+    def __init__(self, engines: Mapping[str, Engine], gpu: Gpu, graphs: Graphs) -> None:
+        self._engines, self._gpu, self._graphs = engines, gpu, graphs
 
     def run(
         self,
@@ -50,7 +50,7 @@ class CapturedSteps:
         """Yield the sample after each step, valid until the next. See `Denoiser.steps`.
 
         `scales` has the guidance scale of every step, None for no guidance; where any has one the feeds have twice the
-        rows. `draws` are the noise that the plan adds, in order.
+        rows, of which steps without take the last. `draws` are the noise that the plan adds, in order.
         """
         noise = np.stack(draws) if draws else None
         feeds = padded(self._engines["unet"], feeds, self._graphs.token_multiple)
@@ -60,20 +60,21 @@ class CapturedSteps:
         key = ("step", sample.shape, shapes, tuple(sorted(set(kinds))), noisy_steps(plan), depth)
 
         def make() -> _Steps:
-            fused = FusedSteps(self._device.xp, plan, sample.copy(), scale, noise)
+            fused = FusedSteps(self._gpu.xp, plan, sample.copy(), scale, noise)
             steps = _Steps(fused, features=_Features(len(sample)) if feature_cache_interval > 1 else None)
             for guided in {kind.guided for kind in kinds}:
-                steps.feeds[guided] = own_copy(feeds) if guided or scale is None else positive(feeds)
+                steps.feeds[guided] = last_rows(feeds, len(sample) * (1 + guided))
             for kind in sorted(set(kinds), reverse=True):  # those that make features come first
                 self._capture(steps, kind, plan, scale, noise)
             return steps
 
         with self._graphs.borrowed(key, make) as steps:
-            steps.start(plan, sample, feeds, scale, noise)
+            steps.fused.reset(plan, scale, noise)
+            steps.fill(sample, feeds)
             for kind in kinds:
                 steps.replays[kind]()
                 yield steps.fused.sample
-            self._device.watch_flag("unet", steps.fused.finite.copy())
+            self._gpu.watch_flag("unet", steps.fused.finite.copy())
 
     def _capture(self, steps: "_Steps", kind: Kind, plan: Plan, scale: float | None, noise: Array | None) -> None:
         fused, sample, first = steps.fused, steps.fused.sample, steps.fused.sample.copy()
@@ -110,14 +111,12 @@ class _Steps:
     replays: dict[Kind, Replay] = field(default_factory=dict)
     features: "_Features | None" = None
 
-    def start(self, plan: Plan, sample: Array, feeds: Feeds, scale: float | None, noise: Array | None) -> None:
-        """Fill the buffers for another run."""
-        self.fused.reset(plan, scale, noise)
+    def fill(self, sample: Array, feeds: Feeds) -> None:
+        """What another run starts from and is conditioned on."""
         self.fused.sample[...] = sample
-        for guided in {kind.guided for kind in self.replays}:
-            given = feeds if guided or scale is None else positive(feeds)
-            for name, array in given.items():
-                self.feeds[guided][name][...] = array
+        for own in self.feeds.values():
+            for name, array in own.items():
+                array[...] = feeds[name][-len(array) :]
 
 
 class _Features:
@@ -137,14 +136,9 @@ class _Features:
                 self.kept[wanted] = part.copy()
 
 
-def own_copy(feeds: Feeds) -> dict[str, Array]:
-    """The feeds, each in its own memory."""
-    return {name: array.copy() for name, array in feeds.items()}
-
-
-def positive(feeds: Feeds) -> dict[str, Array]:
-    """The feeds without the unconditional rows, each in its own memory: engines take no address inside of another."""
-    return {name: array[len(array) // 2 :].copy() for name, array in feeds.items()}
+def last_rows(feeds: Feeds, rows: int) -> dict[str, Array]:
+    """The last rows of the feeds, each in its own memory: engines take no address inside of another array."""
+    return {name: array[-rows:].copy() for name, array in feeds.items()}
 
 
 def padded(unet: Engine, feeds: Feeds, multiple: int) -> dict[str, Array]:
@@ -160,8 +154,7 @@ def padded(unet: Engine, feeds: Feeds, multiple: int) -> dict[str, Array]:
         if axis is None:
             longer[name] = array
             continue
-        tokens, most = array.shape[axis], spec.max_shape[axis]
-        wanted = -(-tokens // multiple) * multiple
-        missing = max((wanted if most is None else min(wanted, most)) - tokens, 0)
+        tokens = array.shape[axis]
+        missing = max(rounded(tokens, multiple, spec.max_shape[axis]) - tokens, 0)
         longer[name] = np.pad(array, [(0, missing if i == axis else 0) for i in range(array.ndim)])
     return longer

@@ -12,7 +12,7 @@ from runtime.backends.device import Array, Device
 from runtime.backends.engine import Engine
 from runtime.backends.graphs import Graphs
 from runtime.diffusion.canvas import Canvas
-from runtime.diffusion.captured import CapturedSteps, positive
+from runtime.diffusion.captured import CapturedSteps, last_rows
 from runtime.diffusion.feature_cache import CachedUNet
 from runtime.diffusion.schedulers import Plan, State, advance, model_input
 from runtime.diffusion.schedulers.fused import can_fuse, noisy_steps
@@ -86,16 +86,16 @@ class Denoiser:
         scales = _scales(guidance_scale, guidance_interval, len(plan.steps))
         fuses = canvas is None and known is None and can_fuse(plan) and plan.steps
         if self._device.gpu is not None and fuses:
-            if guidance_scale is not None and not any(scales):
-                feeds = positive(feeds)
             draws = [self._device.xp.asarray(randn(sample.shape)) for _ in range(noisy_steps(plan))]
-            captured = CapturedSteps(self._engines, self._device, self._graphs)
+            captured = CapturedSteps(self._engines, self._device.gpu, self._graphs)
             steps = captured.run(plan, sample, feeds, scales, feature_cache_interval, draws)
         else:
             shallow = self._engines["unet_shallow"] if cached else None
-            if canvas is not None:
-                feeds = _of_views(feeds, canvas.views, guided=guidance_scale is not None)
-            own = feeds if guidance_scale is None or None not in scales else positive(feeds)
+            views = 1 if canvas is None else canvas.views
+            if views > 1:
+                feeds = _of_views(feeds, views, guided=guidance_scale is not None)
+            mixed = guidance_scale is not None and None in scales
+            own = last_rows(feeds, len(sample) * views) if mixed else feeds
             predict = []
             for _ in range(1 if canvas is None else canvas.runs):  # each run keeps features of its own
                 run = unet.run if shallow is None else CachedUNet(unet, shallow, feature_cache_interval).run

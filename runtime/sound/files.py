@@ -51,14 +51,14 @@ def check_output(
         _standard_output()
     elif find_place(target) == (source and Path(os.path.realpath(source))):
         raise InputError(f"output {quoted(target)} is the sound that is read: give another name")
-    format_ = _format_of(target, as_float)
+    _format_of(target, as_float)
     if sample_rate_hz is not None:
-        _encode(target, np.zeros(1, np.float32), sample_rate_hz, format_)
+        check_rate(target, sample_rate_hz, as_float=as_float)
 
 
-def check_rate(target: str | Path, sample_rate_hz: int) -> None:
+def check_rate(target: str | Path, sample_rate_hz: int, *, as_float: bool = False) -> None:
     """Raise InputError unless the format of `target` takes this sample rate."""
-    _encode(target, np.zeros(1, np.float32), sample_rate_hz, _format_of(target, as_float=False))
+    _encode(target, np.zeros(1, np.float32), sample_rate_hz, _format_of(target, as_float))
 
 
 def write_audio(

@@ -8,7 +8,7 @@ import numpy as np
 
 from runtime.backends.device import Array, Device, HostDevice
 from runtime.backends.engine import Engine
-from runtime.backends.graphs import Graphs
+from runtime.backends.graphs import Graphs, rounded
 from runtime.errors import InputError
 from runtime.text.cache import GROWTH, Cache
 from runtime.text.conditioning import Conditioning
@@ -205,9 +205,7 @@ class PromptEncoder:
         """So many tokens, or where steps are captured for their shapes the next of a few numbers of them."""
         if not self._graphs.captures(engine, "language_model"):
             return tokens
-        multiple, most = self._graphs.token_multiple, self._engines[engine].inputs[name].max_shape[1]
-        rounded = -(-tokens // multiple) * multiple
-        return rounded if most is None or rounded <= most else tokens
+        return rounded(tokens, self._graphs.token_multiple, self._engines[engine].inputs[name].max_shape[1])
 
     def _encoded(self, name: str, output: str, ids: Array, mask: Array) -> Array:
         """One output of a text encoder."""

@@ -23,8 +23,7 @@ def test_it_takes_what_runs_here(
 ) -> None:
     known = SimpleNamespace(__members__={"CURRENT": 0, "SM89": 1, "SM120": 2})
     trt = SimpleNamespace(__version__="11.4", ComputeCapability=known)
-    gpu = None if capability is None else SimpleNamespace(compute_capability=capability)
-    monkeypatch.setattr(choice, "usable_gpu", lambda: gpu)
+    monkeypatch.setattr(choice, "gpu_capability", lambda: capability)
     monkeypatch.setattr(choice, "find_spec", lambda name: name if name in installed else None)
     monkeypatch.setattr(choice, "library", lambda name: (trt, name))
     chosen = choose()
