@@ -94,8 +94,8 @@ def build(
             reused = None if earlier is None else _reuse(earlier, folder, name, key)
             if reused is not None:
                 report(f"{name}: unchanged")
-            if reused is None and feeds is None and target.precision == "int8" and name in QUANTIZED:
-                feeds = _calibration(checkpoint, out, folder, report)
+            if reused is None and feeds is None and target.quantizes and name in QUANTIZED:
+                feeds = _calibration(checkpoint, out, folder, report, target.options.max_duration_s)
             built = reused or _build_engine(checkpoint, folder, name, target, report, (feeds or {}).get(name, []))
             engines[name] = built.recorded(build_key=key)
             gc.collect()
@@ -135,8 +135,9 @@ def verify(bundle: Bundle, checkpoint: Checkpoint, report: Report = print) -> No
     device = open_bundle_device(bundle, precision="auto" if bundle.needs_gpu() else "fp32")
     for name, spec in bundle.manifest.engines.items():
         make = COMPONENTS[name]
-        if spec.precision == "int8":
-            report(f"  {name}: INT8 was compared on recorded inputs when it was built, and is not compared here")
+        if spec.precision in {"int8", "fp8"}:
+            label = spec.precision.upper()
+            report(f"  {name}: {label} was compared on recorded inputs when it was built, and is not compared here")
             continue
         with device.active():
             engine = bundle.open(name, device)
@@ -145,17 +146,19 @@ def verify(bundle: Bundle, checkpoint: Checkpoint, report: Report = print) -> No
         gc.collect()
 
 
-def _calibration(checkpoint: Checkpoint, out: Path, folder: Path, report: Report) -> Mapping[str, list[Feeds]]:
+def _calibration(
+    checkpoint: Checkpoint, out: Path, folder: Path, report: Report, longest_s: float
+) -> Mapping[str, list[Feeds]]:
     """Inputs of the engines to quantize, from a float bundle of the same weights: one beside `out`, or a new one."""
     for path in sorted(out.absolute().parent.glob(f"[!.]*/{MANIFEST}")):
         beside = _earlier_bundle(path.parent)
         if beside is not None and beside.is_float_of(checkpoint.weights_sha256):
             report(f"calibrating with {path.parent}")
-            return record(path.parent, QUANTIZED)
+            return record(path.parent, QUANTIZED, longest_s=longest_s)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".float-") as work:
         report("building a float bundle to calibrate with")
         build(checkpoint, Path(work, "float"), Target(maker=ONNX), report)
-        return record(Path(work, "float"), QUANTIZED)
+        return record(Path(work, "float"), QUANTIZED, longest_s=longest_s)
 
 
 def _build_engine(

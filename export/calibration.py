@@ -41,19 +41,21 @@ PROMPTS = (
 )
 
 
-def record(folder: Path, names: tuple[str, ...], prompts: tuple[str, ...] = PROMPTS) -> dict[str, list[Feeds]]:
+def record(
+    folder: Path, names: tuple[str, ...], prompts: tuple[str, ...] = PROMPTS, *, longest_s: float = LONGEST_S
+) -> dict[str, list[Feeds]]:
     """Inputs of the named engines of the bundle at `folder`, over one call a prompt, each from noise of its own.
 
     Of an engine that runs more than once a call only every so many inputs are kept.
     """
     bundle = Bundle.read(folder)
-    pipeline = AudioLDM2Pipeline(bundle, "cpu", backend="openvino", precision="fp32")
+    pipeline = AudioLDM2Pipeline(bundle, "cpu", precision="fp32")
     fed: dict[str, list[Feeds]] = {name: [] for name in names}
     for name in names:
         pipeline.engines.intercept(name, partial(_remember, fed[name]))
     kept: dict[str, list[Feeds]] = {name: [] for name in names}
     audio = bundle.manifest.audio
-    length_s = min(audio.default_duration_s, LONGEST_S)
+    length_s = min(audio.default_duration_s, LONGEST_S, longest_s)
     call = {"num_inference_steps": STEPS, "scheduler": SCHEDULER, "guidance_scale": GUIDANCE}
     for seed, prompt in enumerate(prompts):
         pipeline(prompt, **call, audio_length_in_s=length_s, seed=seed)

@@ -8,8 +8,10 @@ import sys
 import traceback
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import get_args
 
 from runtime.bundle.choice import ENGINES_FOLDER
+from runtime.bundle.schema import Precision
 from runtime.console import Console, open_streams, status_of, stoppable
 from runtime.flags import Parser
 from runtime.install import install_command
@@ -63,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--out", type=Path, help=f"the bundle's folder (default: {ENGINES_FOLDER}/NAME)")
     formats = "engine format (default: onnx); auto: what suits this machine"
     build.add_argument("--backend", choices=(*BACKENDS, AUTO), default="onnx", help=formats)
-    build.add_argument("--precision", choices=["fp32", "fp16", "bf16", "int8"], help="(default: fp32; openvino: fp16)")
+    build.add_argument("--precision", choices=get_args(Precision), help="(default: fp32; openvino: fp16)")
     build.add_argument(
         "--only-missing", action="store_true", help="add the engines that an earlier bundle at --out lacks, no more"
     )
@@ -72,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=0.02,
         metavar="X",
-        help="int8: relative error above which an engine stays in fp16 (default: %(default)s)",
+        help="int8, fp8: relative error above which an engine stays in fp16 (default: %(default)s)",
     )
     _add_builder_options(build.add_argument_group("for tensorrt and tensorrt-rtx"))
     build.set_defaults(run=_build, doing="building")

@@ -37,6 +37,7 @@ ONNX = Maker(
     refused_precisions={
         "bf16": "--precision bf16: ONNX Runtime runs no bfloat16 on a CPU; use fp32 or fp16",
         "int8": "--precision int8 is for --backend openvino",
+        "fp8": "--precision fp8 is for --backend tensorrt and tensorrt-rtx",
     },
     fuses_attention=("fp32",),  # ONNX Runtime fuses it, and `export.precision` knows its parts alone
     halves_graph=("fp16",),

@@ -11,6 +11,7 @@ import numpy as np
 from export.activation import activation_bytes
 from export.maker import Extra, Job, Maker, installed_versions
 from export.parity import TOLERANCE, check_parity
+from export.quantize import Quantized, quantize
 from runtime.backends.device import HostDevice
 from runtime.backends.engine import load_engine
 from runtime.bundle.manifest import BuildRecord, EngineSpec, ParityCheck
@@ -27,7 +28,7 @@ def make_engine(job: Job) -> EngineSpec:
     import openvino
 
     quantized = _quantized(job)
-    model = openvino.Core().read_model(job.graph) if quantized is None else quantized[0]
+    model = openvino.Core().read_model(job.graph) if quantized is None else quantized.graph
     keep_exact(model, job.component.islands)
     path = job.folder / f"{job.name}.xml"
     openvino.save_model(model, path, compress_to_fp16=True)
@@ -41,7 +42,7 @@ def make_engine(job: Job) -> EngineSpec:
         engine.close()
     else:  # calibrated on what the engine sees in use, and compared on that: drawn inputs say nothing of it
         precision, tolerance = "int8", job.max_error
-        parity = (ParityCheck(sizes={"recorded": len(job.feeds)}, relative_error=quantized[1]),)
+        parity = (ParityCheck(sizes={"recorded": len(job.feeds)}, relative_error=quantized.error),)
     return job.engine_spec(
         _files(path),
         backend="openvino",
@@ -74,12 +75,12 @@ def keep_exact(model: Any, islands: Mapping[str, str]) -> None:
                 port.replace_source_output(opset.add(*parts).output(0))
 
 
-def _quantized(job: Job) -> tuple[Any, float] | None:
+def _quantized(job: Job) -> Quantized | None:
     if not job.feeds:
         return None
-    from export.quantize import quantize
+    from export.int8 import Int8
 
-    return quantize(job.name, job.graph, job.feeds, job.max_error, job.report)
+    return quantize(job.name, Int8(job.graph), job.feeds, job.max_error, job.report)
 
 
 def _files(path: Path) -> tuple[Path, Path]:
@@ -92,7 +93,7 @@ OPENVINO = Maker(
     make_engine=make_engine,
     precisions=("fp16", "int8"),
     refused_precisions=dict.fromkeys(
-        ("fp32", "bf16"),
+        ("fp32", "bf16", "fp8"),
         "--backend openvino: --precision fp16 or int8; it runs the fp32 graphs of --backend onnx too",
     ),
     fuses_attention=("fp16", "int8"),

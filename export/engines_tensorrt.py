@@ -1,67 +1,69 @@
-"""Typed ONNX graph to a TensorRT engine, with either flavour of the library: `tensorrt` or `tensorrt_rtx`.
+"""The makers of TensorRT engines, in either flavour of the library: what they build, for which shapes, and how right.
 
-Only what both have is used, in versions 10.13 to 11, except where a name is asked for with `getattr`.
+The building itself is in `export.tensorrt_builder`.
 """
 
-import contextlib
-import json
-import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Any
-
-from tqdm import tqdm
 
 from export.components.component import Sizes
 from export.errors import BuildError
+from export.fp8 import Fp8
 from export.islands import emulated
 from export.maker import Job, Maker, TensorRTOptions
-from export.parity import TOLERANCE, check_parity
+from export.onnx import save
+from export.parity import TOLERANCE, check_parity, check_recorded
+from export.precision import convert
+from export.quantize import Quantized, quantize
+from export.tensorrt_builder import TIMING_CACHES, build_engine, layers_file
 from runtime.backends.engine import Engine, load_engine
 from runtime.backends.open_device import usable_gpu
-from runtime.backends.specs import BuiltFor, Flavour, ShapeProfile, TensorSpec
-from runtime.backends.tensorrt_library import Logger, gpu_capability, library
+from runtime.backends.specs import Flavour, ShapeProfile, TensorSpec
+from runtime.backends.tensorrt_library import capabilities, gpu_capability, library
 from runtime.bundle.manifest import BuildRecord, EngineSpec
+from runtime.bundle.schema import Precision
 
-log = logging.getLogger(__name__)
-
-TIMING_CACHES = ".timing"  # a folder beside the bundles
+FP8_FROM = 8.9  # the first compute capability that computes in it
 
 
 def make_engine(job: Job, flavour: Flavour) -> EngineSpec:
     """Compile the graph and compare it with its module: the engine where a GPU is at hand, else the rounded graph.
 
-    Raises BuildError above the tolerance, and for what the library cannot build.
+    An engine that FP8 does not suit is left in FP16: the manifest says which. Raises BuildError above the tolerance,
+    and for what the library cannot build.
     """
     component = job.component
+    fp8 = _to_fp8(job)
+    precision: Precision = "fp16" if job.precision == "fp8" and fp8 is None else job.precision
+    tolerance = TOLERANCE[precision] if fp8 is None else job.max_error
     limits = _limits(job)
     profiles = shape_profiles(job.inputs, component.typical, limits, component.ranges)
     inputs, outputs = bounded(job.inputs, limits), bounded(component.outputs, limits)
     path = job.folder / f"{job.name}.engine"
-    tolerance = TOLERANCE[job.precision]
     start = time.perf_counter()
     built_for = build_engine(job.graph, path, profiles, flavour, job.options, job.folder.parent / TIMING_CACHES)
     job.report(f"{job.name}: built in {time.perf_counter() - start:.1f} s, {path.stat().st_size / 1e6:.1f} MB")
     device = usable_gpu()
     if device is None:
-        job.report(f"  {job.name}: no GPU here: the graph is compared, with every half tensor rounded")
-        with _rounded_graph(job) as graph:
-            parity = check_parity(job.name, component, graph, tolerance, job.report, precision=job.precision)
+        job.report(f"  {job.name}: no GPU here: the graph is compared, with all that is not float32 rounded")
+        engine = _rounded_graph(job, precision, fp8)
     else:
         with device.active():
-            compiled = load_engine(
+            engine = load_engine(
                 path, backend="tensorrt", inputs=inputs, outputs=outputs, device=device, built_for=built_for
             )
-        parity = check_parity(job.name, component, compiled, tolerance, job.report, device, precision=job.precision)
-        compiled.close()
+    if fp8 is None:
+        parity = check_parity(job.name, component, engine, tolerance, job.report, device, precision=precision)
+    else:
+        parity = check_recorded(job.name, engine, fp8.held_out, fp8.expected, tolerance, job.report, device)
+    engine.close()
     return job.engine_spec(
         (path, layers_file(path)),
         backend="tensorrt",
-        precision=job.precision,
+        precision=precision,
         inputs=inputs,
         outputs=outputs,
         activation_bytes=None,  # it tells only what its largest shape takes
@@ -74,11 +76,6 @@ def make_engine(job: Job, flavour: Flavour) -> EngineSpec:
         ),
         built_for=built_for,
     )
-
-
-def layers_file(plan: Path) -> Path:
-    """Where the layers of the network that an engine was built from are listed."""
-    return plan.with_suffix(".layers.json")
 
 
 def shape_profiles(
@@ -126,169 +123,6 @@ def bounded(specs: Mapping[str, TensorSpec], limits: Mapping[str, int]) -> dict[
     }
 
 
-def build_engine(
-    graph: Path, out: Path, profiles: tuple[ShapeProfile, ...], flavour: Flavour, options: TensorRTOptions, shelf: Path
-) -> BuiltFor:
-    """Build `graph` into the engine file `out`, and list the network's layers beside it (see `layers_file`).
-
-    `shelf` is the folder of timing caches. Returns what the engine runs on. Raises BuildError with the parser's or the
-    builder's own words, KeyboardInterrupt at Ctrl-C.
-    """
-    trt, _ = library(flavour)
-    capability = gpu_capability() if flavour == "tensorrt" else None  # RTX compiles for the GPU at its first run
-    messages = Logger(trt)
-    builder = trt.Builder(messages)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    _parse(trt, network, messages, graph)
-    found = {network.get_input(i).name for i in range(network.num_inputs)}
-    if found != profiles[0].keys():
-        raise BuildError(f"{out.stem}: the network has the inputs {sorted(found)}, the specs {sorted(profiles[0])}")
-    config = builder.create_builder_config()
-    _configure(trt, config, flavour, options)
-    for shapes in profiles:
-        profile = builder.create_optimization_profile()
-        for name, (low, usual, high) in shapes.items():
-            profile.set_shape(name, low, usual, high)
-        config.add_optimization_profile(profile)
-    timing = shelf / f"{flavour}-{trt.__version__}-{capability}.timing"
-    timed = _timing_cache(config, timing) if flavour == "tensorrt" else contextlib.nullcontext()  # RTX times nothing
-    with timed, _progress(trt, config, out.stem) as monitor:
-        plan = builder.build_serialized_network(network, config)
-    if monitor.interrupted:
-        raise KeyboardInterrupt
-    if plan is None:
-        raise BuildError(f"{out.stem}: {flavour} could not build it: {messages.last_error}")
-    out.write_bytes(plan)
-    layers_file(out).write_text(json.dumps(_layers(network), indent=0) + "\n")
-    return BuiltFor(
-        flavour=flavour,
-        version=trt.__version__,
-        compute_capability=capability,
-        accepted_capabilities=options.compute_capabilities,
-        version_compatible=options.version_compatible,
-        hardware_compatible=options.hardware_compatible,
-    )
-
-
-def _parse(trt: Any, network: Any, messages: Any, graph: Path) -> None:
-    """Read the graph into the network. Raises BuildError with a line for each operator that is not supported."""
-    parser = trt.OnnxParser(network, messages)
-    if parser.parse_from_file(str(graph)):
-        return
-    lines = []
-    for i in range(parser.num_errors):
-        parser_error = parser.get_error(i)
-        where = f"{parser_error.node_operator()} '{parser_error.node_name()}'"
-        lines.append(f"{where}: {parser_error.desc().strip()}")
-    raise BuildError(f"{graph.stem}: not supported: " + ("; ".join(lines) or messages.last_error))
-
-
-def _configure(trt: Any, config: Any, flavour: Flavour, options: TensorRTOptions) -> None:
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that the inspector tells precisions
-    if options.workspace_bytes is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
-    if options.optimization_level is not None:
-        config.builder_optimization_level = options.optimization_level
-    config.clear_flag(trt.BuilderFlag.TF32)  # on by default, and as coarse as FP16: what is FP32 was to be exact
-    config.set_preview_feature(trt.PreviewFeature.RUNTIME_ACTIVATION_RESIZE_10_10, True)  # memory by shape
-    flags = []
-    user_allocation = getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)  # RTX alone has it: for CUDA graphs
-    if user_allocation is not None and not options.weight_streaming:  # which allocates, and is not captured
-        flags += [user_allocation]
-    if options.version_compatible:
-        flags += [trt.BuilderFlag.VERSION_COMPATIBLE]
-        if flavour == "tensorrt_rtx":
-            flags += [trt.BuilderFlag.EXCLUDE_LEAN_RUNTIME]  # RTX has none to put in, and refuses without
-    if options.refittable:
-        flags += [trt.BuilderFlag.REFIT]
-    if options.weight_streaming:
-        flags += [trt.BuilderFlag.WEIGHT_STREAMING]
-    for flag in flags:
-        config.set_flag(flag)
-    if options.hardware_compatible:
-        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
-    known = getattr(trt, "ComputeCapability", None)
-    if options.compute_capabilities and known is not None:
-        set_capability = getattr(config, "set_compute_capability")  # noqa: B009  RTX alone has it
-        setattr(config, "num_compute_capabilities", len(options.compute_capabilities))  # noqa: B010
-        for i, capability in enumerate(options.compute_capabilities):
-            member = getattr(known, f"SM{capability.replace('.', '')}", None)
-            if member is None:
-                names = ", ".join(sorted(name for name in known.__members__ if name.startswith("SM")))
-                raise BuildError(f"{flavour} {trt.__version__} does not know {capability} (it has {names})")
-            set_capability(member, i)
-
-
-@contextlib.contextmanager
-def _timing_cache(config: Any, path: Path) -> Iterator[None]:
-    """Tactics that were timed by earlier builds of the same version on the same GPU."""
-    saved = path.read_bytes() if path.is_file() else b""
-    timing = config.create_timing_cache(saved)
-    if not config.set_timing_cache(timing, ignore_mismatch=False):
-        log.warning("%s was made elsewhere and is not used", path)
-        config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
-    yield
-    serialized = config.get_timing_cache()
-    data = None if serialized is None else serialized.serialize()
-    if data is not None and data.nbytes:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_suffix(".new")
-        fresh.write_bytes(data)
-        fresh.replace(path)  # a build beside this one never sees half a cache
-
-
-@contextlib.contextmanager
-def _progress(trt: Any, config: Any, name: str) -> Iterator[Any]:
-    """A bar with the builder's phases; Ctrl-C ends the build at its next step."""
-
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
-        def __init__(self, bar: "tqdm[Any]") -> None:
-            super().__init__()
-            self.bar, self.interrupted = bar, False
-
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            if parent_phase is None:
-                self.bar.reset(num_steps)
-            self.bar.set_postfix_str(phase_name.lower(), refresh=False)
-
-        def step_complete(self, phase_name: str, step: int) -> bool:  # noqa: ARG002  the library's signature
-            try:
-                self.bar.update()
-            except KeyboardInterrupt:
-                self.interrupted = True
-            return not self.interrupted
-
-        def phase_finish(self, phase_name: str) -> None:
-            """The next phase's start says enough."""
-
-    with tqdm(desc=name, disable=None, leave=False, unit="step") as bar:
-        monitor = Monitor(bar)
-        config.progress_monitor = monitor
-        yield monitor
-
-
-def _layers(network: Any) -> list[dict[str, Any]]:
-    """Name, kind and the output types of every layer, as parsed."""
-    found = []
-    for i in range(network.num_layers):
-        layer = network.get_layer(i)
-        types = [layer.get_output(k).dtype.name for k in range(layer.num_outputs)]
-        found.append({"name": layer.name, "type": layer.type.name, "outputs": types})
-    return found
-
-
-def engine_layers(path: Path, flavour: str) -> str | None:
-    """What the engine inspector says of a built engine, JSON; None where no GPU can open it."""
-    trt, _ = library(flavour)
-    messages = Logger(trt)
-    runtime_ = trt.Runtime(messages)
-    engine = runtime_.deserialize_cuda_engine(path.read_bytes())
-    if engine is None:
-        return None
-    inspector = engine.create_engine_inspector()
-    return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
-
-
 def _limits(job: Job) -> dict[str, int]:
     """Upper bounds of the axes that a component leaves open."""
     audio, options = job.checkpoint.audio(), job.options
@@ -306,13 +140,37 @@ def _limits(job: Job) -> dict[str, int]:
     }
 
 
-@contextlib.contextmanager
-def _rounded_graph(job: Job) -> Iterator[Engine]:
+def _to_fp8(job: Job) -> Quantized | None:
+    """Quantize the job's graph in place by what it was fed; None where FP8 was not asked for or does not suit it."""
+    if job.model is None or not job.feeds:
+        return None
+    found = quantize(job.name, Fp8(job.model, job.islands), job.feeds, job.max_error, job.report)
+    if found is not None:
+        save(convert(found.graph, job.precision, job.islands).model, job.graph.parent, job.graph.stem)
+    return found
+
+
+def _rounded_graph(job: Job, precision: Precision, fp8: Quantized | None) -> Engine:
+    """What computes on the CPU what the engine computes on a GPU."""
     if job.model is None:
-        yield load_engine(job.graph, backend="onnxruntime", inputs=job.inputs, outputs=job.component.outputs)
-    else:
-        with emulated(job.name, job.component, job.model, job.precision, job.islands) as engine:
-            yield engine
+        return load_engine(job.graph, backend="onnxruntime", inputs=job.inputs, outputs=job.component.outputs)
+    model = job.model if fp8 is None else fp8.graph
+    return emulated(job.name, job.component, model, precision, job.islands)
+
+
+def _settle(flavour: Flavour, precision: Precision, options: TensorRTOptions) -> TensorRTOptions:
+    """The options with what a precision brings: FP8 is for GPUs that have it. Raises BuildError for others."""
+    if precision != "fp8":
+        return options
+    here = gpu_capability() if flavour == "tensorrt" else None
+    without = [name for name in (here, *options.compute_capabilities) if name is not None and float(name) < FP8_FROM]
+    if without or options.hardware_compatible:
+        named = f"compute capability {without[0]}" if without else "--hardware-compatible"
+        raise BuildError(f"--precision fp8 needs compute capability {FP8_FROM} or later: not {named}")
+    if flavour == "tensorrt" or options.compute_capabilities:
+        return options
+    known = capabilities(library(flavour)[0])
+    return replace(options, compute_capabilities=tuple(name for name in known if float(name) >= FP8_FROM))
 
 
 def _versions(flavour: Flavour) -> dict[str, str]:
@@ -323,12 +181,13 @@ def _versions(flavour: Flavour) -> dict[str, str]:
 TENSORRT = Maker(
     name="tensorrt",
     make_engine=partial(make_engine, flavour="tensorrt"),
-    precisions=("fp32", "fp16", "bf16"),
+    precisions=("fp32", "fp16", "bf16", "fp8"),
     refused_precisions={"int8": "--precision int8 is for --backend openvino"},
     refused_options={
         "compute_capabilities": "--compute-capability is for tensorrt-rtx: tensorrt builds for the GPU that it runs on",
     },
-    halves_graph=("fp16", "bf16"),
+    halves_graph=("fp16", "bf16", "fp8"),
+    settle=partial(_settle, "tensorrt"),
     compiles=True,
     versions=partial(_versions, "tensorrt"),
 )
@@ -339,5 +198,6 @@ TENSORRT_RTX = replace(
     refused_options={
         "hardware_compatible": "--hardware-compatible is for tensorrt: an RTX engine is compiled again on each GPU",
     },
+    settle=partial(_settle, "tensorrt_rtx"),
     versions=partial(_versions, "tensorrt_rtx"),
 )

@@ -77,7 +77,7 @@ def describe_layers(bundle: Bundle) -> str:
 
     Raises BuildError for a bundle of graphs: those are their own list.
     """
-    from export.engines_tensorrt import engine_layers  # a bundle can be described without the torch side
+    from export.tensorrt_builder import engine_layers  # a bundle can be described without the torch side
 
     lines = []
     for name, engine in bundle.manifest.engines.items():

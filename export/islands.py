@@ -1,17 +1,13 @@
 """What each float32 island of a half-precision graph is worth: measured, not believed."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from collections.abc import Callable, Mapping
 
-import onnxruntime
 import torch
 from onnx import ModelProto
 
 from export.components import Component
-from export.onnx import save
+from export.onnx import plain_session
 from export.parity import compare
 from export.precision import convert, matches
 from runtime.backends.engine import Engine
@@ -19,13 +15,9 @@ from runtime.backends.onnxruntime import OrtEngine
 from runtime.bundle.manifest import Island
 
 
-@contextmanager
-def emulated(
-    name: str, component: Component, model: ModelProto, precision: str, islands: Mapping[str, str]
-) -> Iterator[Engine]:
+def emulated(name: str, component: Component, model: ModelProto, precision: str, islands: Mapping[str, str]) -> Engine:
     """An engine that computes on the CPU what the typed graph computes on a GPU, every half tensor rounded."""
-    with _trial(name, component, model, precision, islands) as (engine, _, _):
-        yield engine
+    return _trial(name, component, model, precision, islands)[0]
 
 
 def measure_islands(
@@ -39,16 +31,19 @@ def measure_islands(
     seed = torch.seed() % 2**31
 
     def measure(islands: Mapping[str, str]) -> tuple[float, int, int]:
-        with _trial(name, component, model, precision, islands) as (engine, nodes, extra_bytes):
-            return compare(component, engine, component.sizes[0], seed), nodes, extra_bytes
+        engine, nodes, extra_bytes = _trial(name, component, model, precision, islands)
+        error = compare(component, engine, component.sizes[0], seed)
+        engine.close()
+        return error, nodes, extra_bytes
 
     best, all_nodes, all_bytes = measure(found)
+    half = "bf16" if precision == "bf16" else "fp16"
     table = []
     for key, pattern in found.items():
         error, nodes, extra = measure({other: found[other] for other in found if other != key})
         nodes, extra = all_nodes - nodes, all_bytes - extra
         report(
-            f"  {name}: {key} in fp32: relative error {best:.1e}, {error:.1e} if it were {precision}; "
+            f"  {name}: {key} in fp32: relative error {best:.1e}, {error:.1e} if it were {half}; "
             f"{nodes} nodes, {extra / 1e6:.1f} MB"
         )
         finite = error if math.isfinite(error) else None
@@ -59,22 +54,12 @@ def measure_islands(
     return tuple(table)
 
 
-@contextmanager
 def _trial(
     name: str, component: Component, model: ModelProto, precision: str, islands: Mapping[str, str]
-) -> Iterator[tuple[Engine, int, int]]:
+) -> tuple[Engine, int, int]:
     """The emulating engine, the number of nodes in float32 and the bytes that their weights take on top of half."""
     typed = convert(model, precision, islands, emulate=True)
-    nodes, extra_bytes = typed.float_nodes, typed.extra_bytes
     kept = {tensor.name for tensor in model.graph.input}
     inputs = {key: spec for key, spec in component.inputs.items() if key in kept}
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # none may undo a rounding
-    with TemporaryDirectory() as work:
-        files = save(typed.model, Path(work), name)
-        del typed  # as large as the session's own weights
-        session = onnxruntime.InferenceSession(str(Path(work, files[0])), options, providers=["CPUExecutionProvider"])
-        engine = OrtEngine(name, session, inputs, component.outputs)
-        yield engine, nodes, extra_bytes
-        engine.close()
+    engine = OrtEngine(name, plain_session(typed.model), inputs, component.outputs)
+    return engine, typed.float_nodes, typed.extra_bytes

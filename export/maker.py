@@ -107,6 +107,7 @@ class Maker:
     - `refused_options`: for a field of TensorRTOptions that has to stay at its default, the line that a user sees.
     - `fuses_attention`: the precisions in which its graph has attention as one operator, and not in its parts.
     - `halves_graph`: the precisions that are written into its graph (see `export.precision`).
+    - `settle`: completes the options by what a precision brings; raises BuildError where the two do not go together.
     - `compiles`: whether it compiles the graph for a GPU, as TensorRTOptions say. Without it, they are refused.
     - `extras`: by precision, what has to be installed beside [cpu,export]. A build looks for it before it starts.
     - `versions`: gives the versions of what makes its engines, for the manifest and the build key. It raises
@@ -121,6 +122,7 @@ class Maker:
     refused_options: Mapping[str, str] = field(default_factory=dict)
     fuses_attention: tuple[Precision, ...] = ()
     halves_graph: tuple[Precision, ...] = ()
+    settle: Callable[[Precision, TensorRTOptions], TensorRTOptions] = lambda _, options: options
     compiles: bool = False
     extras: Mapping[Precision, Extra] = field(default_factory=dict)
     versions: Callable[[], Mapping[str, str]] = dict

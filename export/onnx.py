@@ -48,6 +48,16 @@ def save(model: onnx.ModelProto, folder: Path, name: str) -> list[str]:
     return [graph, weights] if external else [graph]
 
 
+def plain_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    """A session on the CPU that runs a graph node by node: none of ONNX Runtime's passes may undo a rounding."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    with tempfile.TemporaryDirectory() as work:
+        files = save(model, Path(work), "graph")
+        return onnxruntime.InferenceSession(str(Path(work, files[0])), options, providers=["CPUExecutionProvider"])
+
+
 def _trace(component: Component, path: Path) -> None:
     inputs = component.draw(component.sizes[0], torch.Generator().manual_seed(0))
     with torch.no_grad(), _quiet():

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,7 @@ import torch
 
 from export.components import Component
 from export.errors import BuildError
-from runtime.backends.device import Device, HostDevice
+from runtime.backends.device import Array, Device, HostDevice
 from runtime.backends.engine import Engine
 from runtime.bundle.manifest import ParityCheck
 
@@ -58,6 +58,25 @@ def check_parity(
     return tuple(checks)
 
 
+def check_recorded(
+    name: str,
+    engine: Engine,
+    feeds: Sequence[Mapping[str, Array]],
+    expected: Sequence[Array],
+    tolerance: float,
+    report: Callable[[str], None],
+    device: Device | None = None,
+) -> tuple[ParityCheck, ...]:
+    """Compare an engine on recorded inputs with what its float graph gave for them; raises BuildError as above."""
+    first = next(iter(engine.outputs))
+    found = [_outputs(engine, feed, device or HostDevice())[first] for feed in feeds]
+    error = relative_error(np.concatenate([f.ravel() for f in found]), np.concatenate([e.ravel() for e in expected]))
+    report(f"  {name}: {len(feeds)} recorded inputs: relative error {error:.1e}")
+    if not error <= tolerance:
+        raise BuildError(f"{name}: relative error {error:.1e} on recorded inputs is above the tolerance {tolerance:g}")
+    return (ParityCheck(sizes={"recorded": len(feeds)}, relative_error=error),)
+
+
 def compare(
     component: Component, engine: Engine, sizes: dict[str, int], seed: int, device: Device | None = None
 ) -> float:
@@ -74,13 +93,16 @@ def compare(
                 f"the torch module {type(component.module).__name__} itself gives NaN or Inf in '{key}' at {shown} "
                 f"(seed {seed}): the checkpoint is damaged, or overflows"
             )
-    device = device or HostDevice()
-    with device.active():
-        outputs = engine.run({key: device.xp.asarray(inputs[key].numpy(), order="C") for key in engine.inputs})
-        found = {key: device.to_host(output) for key, output in outputs.items()}
+    found = _outputs(engine, {key: inputs[key].numpy() for key in engine.inputs}, device or HostDevice())
     return max(
         relative_error(found[key], value.numpy()) for key, value in zip(component.outputs, expected, strict=True)
     )
+
+
+def _outputs(engine: Engine, feeds: Mapping[str, Array], device: Device) -> dict[str, npt.NDArray[np.generic]]:
+    with device.active():
+        outputs = engine.run({key: device.xp.asarray(feeds[key], order="C") for key in engine.inputs})
+        return {key: device.to_host(output) for key, output in outputs.items()}
 
 
 def _half_error(component: Component, sizes: dict[str, int], seed: int, precision: str) -> float | None:

@@ -20,8 +20,8 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 from export.errors import BuildError
 
 FLOAT = TensorProto.FLOAT
-HALVES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
-PRECISIONS = ("fp32", *HALVES)
+# What a graph in FP8 has outside of its layers is FP16.
+HALVES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16, "fp8": TensorProto.FLOAT16}
 
 FLOAT_ONLY_INPUTS = {"Resize": (1, 2)}  # region and scales, by the operator's definition
 TYPE_BLIND = {"Shape", "Size", "Cast"}  # take whatever there is: nothing is converted for them

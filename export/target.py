@@ -32,7 +32,7 @@ class Target:
     maker: Maker
     precision: Precision = "fp32"
     options: TensorRTOptions = field(default_factory=TensorRTOptions)
-    max_error: float = 0.02  # of an engine in INT8, relative; one above it stays in FP16
+    max_error: float = 0.02  # of an engine in INT8 or FP8, relative; one above it stays in FP16
 
     def __post_init__(self) -> None:
         maker, options, precision = self.maker, self.options, self.precision
@@ -50,6 +50,12 @@ class Target:
         for name, why in maker.refused_options.items():
             if getattr(options, name) != getattr(TensorRTOptions(), name):
                 raise BuildError(why)
+        object.__setattr__(self, "options", maker.settle(precision, options))
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether some engines are calibrated on recorded inputs."""
+        return self.precision in {"int8", "fp8"}
 
     @property
     def suffix(self) -> str:
@@ -80,7 +86,7 @@ def build_keys(checkpoint: Checkpoint, target: Target, versions: Mapping[str, st
         "versions": dict(versions),
         "backend": target.maker.name,
         "precision": target.precision,
-        "max_error": target.max_error if target.precision == "int8" else None,
+        "max_error": target.max_error if target.quantizes else None,
     }
     keys = {}
     for name in COMPONENTS:

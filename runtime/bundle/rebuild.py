@@ -19,7 +19,8 @@ def _target_flags(manifest: Manifest) -> list[str]:
         flags += ["--backend", spec.built_for.flavour.replace("_", "-")]
     elif spec is not None and spec.backend == "openvino":
         flags += ["--backend", "openvino"]
-    precisions = {engine.precision for engine in manifest.engines.values()}
-    if precisions - {"fp32"}:
-        flags += ["--precision", "int8" if "int8" in precisions else precisions.pop()]
+    asked = [engine.precision for engine in manifest.engines.values() if engine.precision != "fp32"]
+    eight_bits = [precision for precision in asked if precision in {"int8", "fp8"}]  # beside engines in FP16
+    if asked:
+        flags += ["--precision", (eight_bits or asked)[0]]
     return flags

@@ -17,7 +17,7 @@ from runtime.errors import InputError
 SCHEMA: Final = 4
 Family = Literal["audioldm2"]
 Backend = Literal["onnxruntime", "openvino", "tensorrt"]
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 ENGINES = (  # of this family: the names that the pipeline asks for
     "text_encoder",
     "audio_encoder",

@@ -1,9 +1,11 @@
 """Real engines of every component, built by TensorRT-RTX on a machine without a GPU."""
 
+import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,18 @@ import pytest
 from onnx import TensorProto, helper
 
 from export.__main__ import main
+from export.build import _build_engine
+from export.calibration import PROMPTS, record
 from export.checkpoint import Checkpoint
 from export.components import COMPONENTS
-from export.engines_tensorrt import build_engine, shape_profiles
+from export.engines_tensorrt import TENSORRT_RTX, shape_profiles
 from export.errors import BuildError
 from export.maker import TensorRTOptions
 from export.onnx import export_onnx, save
+from export.parity import TOLERANCE
 from export.precision import convert, read_model
-from export.target import GROWING
+from export.target import GROWING, Target
+from export.tensorrt_builder import build_engine
 from runtime.bundle import Bundle
 from tests.unit.helpers import raises_line
 
@@ -93,6 +99,32 @@ def test_a_longer_duration_touches_what_grows_with_it_and_a_damaged_one_is_made_
     plan[len(plan) // 2] ^= 1
     (copy / "vocoder.engine").write_bytes(plan)
     assert rebuilt(copy, "--max-duration", "12", capsys=capsys) == {*GROWING, "vocoder"}
+
+
+def test_an_fp8_engine(checkpoint: Callable[[str], Path], bundle: Callable[[str], Path], tmp_path: Path) -> None:
+    source, target = (
+        Checkpoint(checkpoint(NAME), NAME),
+        Target(
+            maker=TENSORRT_RTX, precision="fp8", max_error=0.1, options=TensorRTOptions(compute_capabilities=("8.9",))
+        ),
+    )
+    feeds = record(bundle(NAME), ("unet", "vocoder"), PROMPTS[:2], longest_s=0.2)
+    lines: list[str] = []
+    spec = _build_engine(source, tmp_path, "unet", target, lines.append, feeds["unet"])
+    assert spec.precision == "fp8"
+    assert spec.record.tolerance == 0.1
+    assert 1e-3 < spec.record.parity[0].relative_error < 0.1
+    assert spec.built_for is not None
+    assert spec.built_for.accepted_capabilities == ("8.9",)
+    layers = json.loads((tmp_path / "unet.layers.json").read_text())
+    eight = [layer for layer in layers if "FP8" in layer["outputs"]]
+    assert len(eight) > 20
+    assert any("resnets.0.conv1.weight" in layer["name"] for layer in eight)
+    strict = replace(target, max_error=1e-5)
+    left = _build_engine(source, tmp_path, "vocoder", strict, lines.append, feeds["vocoder"])
+    assert left.precision == "fp16"
+    assert left.record.tolerance == TOLERANCE["fp16"]
+    assert any("vocoder: not quantized" in line for line in lines)
 
 
 def test_a_gpu_bundle_names_the_cpu_bundle_beside_it(
@@ -216,7 +248,7 @@ def test_ctrl_c_ends_a_build(small_graph: Any, tmp_path: Path, monkeypatch: pyte
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("export.engines_tensorrt.tqdm.update", interrupted)
+    monkeypatch.setattr("export.tensorrt_builder.tqdm.update", interrupted)
     with pytest.raises(KeyboardInterrupt):
         build_engine(small_graph("Tanh"), tmp_path / "e", PROFILE, FLAVOUR, TensorRTOptions(), tmp_path)
     assert not (tmp_path / "e").exists()

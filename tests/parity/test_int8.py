@@ -5,11 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
 import openvino
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from export import build as building
 from export.build import build, verify
@@ -18,8 +15,8 @@ from export.checkpoint import Checkpoint
 from export.engines_onnx import ONNX
 from export.engines_openvino import OPENVINO
 from export.errors import BuildError
+from export.int8 import Int8
 from export.parity import relative_error
-from export.quantize import _layers, quantize
 from export.target import QUANTIZED, Target
 from runtime import AudioLDM2Pipeline, InputError
 from runtime.bundle import Bundle
@@ -27,51 +24,12 @@ from runtime.errors import MissingDependencyError
 from runtime.install import install_command
 from tests.unit.helpers import raises_line
 
-WIDTH = 32
-
-
-@pytest.fixture
-def layers(tmp_path: Path) -> Path:
-    """Three blocks of one layer: the last one's input has a channel a thousand times as large as the others."""
-    rng = np.random.default_rng(0)
-    spread = np.diag([1000.0, *[1.0] * (WIDTH - 1)]).astype(np.float32)
-    first, last = (rng.standard_normal((WIDTH, WIDTH), np.float32) for _ in range(2))
-    weights = {"first": first, "second": spread, "third": np.linalg.inv(spread) @ last}
-    nodes = [
-        helper.make_node("MatMul", ["x", "first"], ["a"], name="/net/easy/a/MatMul"),
-        helper.make_node("MatMul", ["a", "second"], ["b"], name="/net/spread/b/MatMul"),
-        helper.make_node("Tanh", ["b"], ["t"]),
-        helper.make_node("Add", ["t", "b"], ["c"]),
-        helper.make_node("MatMul", ["c", "third"], ["y"], name="/net/hard/c/MatMul"),
-    ]
-    shape = [None, WIDTH]
-    ends = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)] for name in ("x", "y")]
-    initializers = [numpy_helper.from_array(value, name) for name, value in weights.items()]
-    path = tmp_path / "layers.onnx"
-    onnx.save(helper.make_model(helper.make_graph(nodes, "layers", *ends, initializers), ir_version=9), path)
-    return path
-
-
-def test_blocks_that_cost_the_most_go_back_to_float(layers: Path) -> None:
-    rng, lines = np.random.default_rng(1), []
-    feeds = [{"x": rng.standard_normal((64, WIDTH), np.float32)} for _ in range(9)]
-    assert quantize("layers", layers, feeds, 1e-6, lines.append) is None
-    assert [line.split(" more layers kept")[0][-1] for line in lines[:2]] == ["0", "1"]
-    first, second = (float(line.split()[-1]) for line in lines[:2])
-    assert second < first
-    assert "not quantized" in lines[2]
-    found = quantize("layers", layers, feeds, (first + second) / 2, lines.append)
-    assert found is not None
-    assert found[1] <= (first + second) / 2
-    kinds = [operation.get_type_name() for operation in found[0].get_ops()]
-    assert "FakeQuantize" in kinds
-
 
 def test_an_int8_bundle(
     bundle: Callable[[str], Path], checkpoint: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = Checkpoint(checkpoint("one_width"), "one_width")
-    monkeypatch.setattr(building, "record", lambda _, names: record(bundle("one_width"), names, PROMPTS[:2]))
+    monkeypatch.setattr(building, "record", lambda _, names, **__: record(bundle("one_width"), names, PROMPTS[:2]))
     monkeypatch.setattr(Bundle, "is_float_of", lambda *_: True)
     (tmp_path / "float").symlink_to(bundle("one_width"))
     lines: list[str] = []
@@ -86,8 +44,7 @@ def test_an_int8_bundle(
     assert worst < 2e-3  # frequencies are not FP16
     small = sum(file.size_bytes for file in engines["unet"].files[1:])
     assert small < 0.46 * Path(bundle("one_width"), "unet.onnx").stat().st_size
-    model = openvino.Core().read_model(out / "unet.xml")
-    names = [layer.get_friendly_name() for layer in _layers(model)]
+    names = Int8(out / "unet.xml").layers(openvino.Core().read_model(out / "unet.xml"))
     assert any("/resnets.0/conv1/" in name for name in names)
     float_names = ("conv_in", "conv_out", "time_emb", "attn2/to_k", "ff/net.2", "conv_shortcut", "samplers")
     assert [name for name in names if any(part in name for part in float_names)] == []

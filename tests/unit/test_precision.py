@@ -182,10 +182,10 @@ def test_every_component_within_its_tolerance(traced: Any, name: str, precision:
     without_norms = {"vocoder", "projection_model"}
     patterns = [] if name in without_norms else component.islands.values()
     assert all(any(matches(model, pattern)) for pattern in (*patterns, *component.bf16_islands.values()))
-    with emulated(name, component, model, precision, component.islands_in(precision)) as engine:
-        for sizes in component.sizes:
-            error = compare(component, engine, sizes, int(torch.seed() % 2**31))
-            assert 1e-5 < error <= TOLERANCE[precision]  # not exact: something was rounded
+    engine = emulated(name, component, model, precision, component.islands_in(precision))
+    for sizes in component.sizes:
+        error = compare(component, engine, sizes, int(torch.seed() % 2**31))
+        assert 1e-5 < error <= TOLERANCE[precision]  # not exact: something was rounded
 
 
 def test_t5_survives_outputs_beyond_fp16(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
@@ -197,10 +197,10 @@ def test_t5_survives_outputs_beyond_fp16(checkpoint: Callable[[str], Path], tmp_
                 weight.mul_(1e5)
     model = read_model(tmp_path / export_onnx(component, tmp_path, "t5")[0])
     plain = {"norm statistics": component.islands["norm statistics"]}
-    with emulated("t5", component, model, "fp16", plain) as engine:
-        assert not np.isfinite(compare(component, engine, component.sizes[0], 1))
-    with emulated("t5", component, model, "fp16", component.islands) as engine:
-        assert compare(component, engine, component.sizes[0], 1) <= TOLERANCE["fp16"]
+    engine = emulated("t5", component, model, "fp16", plain)
+    assert not np.isfinite(compare(component, engine, component.sizes[0], 1))
+    engine = emulated("t5", component, model, "fp16", component.islands)
+    assert compare(component, engine, component.sizes[0], 1) <= TOLERANCE["fp16"]
     said: list[str] = []
     table = {island.name: island for island in measure_islands("t5", component, model, "fp16", said.append)}
     assert table["feed-forward output and residual"].error_without is None  # overflow

@@ -17,7 +17,7 @@ from tests.bindings import RELEASES, ROOT, Description, describe_package
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the stub libraries are made for Linux")
 
-FILES = ("export/engines_tensorrt.py", "runtime/backends/tensorrt.py", "runtime/backends/tensorrt_library.py")
+FILES = ("export/tensorrt_builder.py", "runtime/backends/tensorrt.py", "runtime/backends/tensorrt_library.py")
 
 INSTANCES = {
     "trt": ("",),  # the module
