@@ -47,11 +47,12 @@ class Codec:
     def _posterior(self, mel: Array, canvas: Canvas | None) -> tuple[Array, Array]:
         """Mean and deviation of the latents of mel (1, frames, mel bins), each (1, channels, height, width)."""
         xp, scale, bins = self._device.xp, self._audio.vae_scale_factor, mel.shape[2]
+        encoder = self._graphs.engine("vae_encoder")
         height = mel.shape[1] // scale
         window = height if canvas is None else min(canvas.window, height)
 
         def run(_: int, rows: Array) -> Array:
-            outputs = self._engines["vae_encoder"].run({"mel": rows.reshape(1, -1, bins)})
+            outputs = encoder({"mel": rows.reshape(1, -1, bins)})
             both = np.concatenate([outputs["mean"], xp.exp(0.5 * outputs["log_variance"])], axis=1)
             return self._device.watch("vae_encoder", both)
 
@@ -62,8 +63,7 @@ class Codec:
     def decode(self, latents: Array, canvas: Canvas | None) -> Array:
         """Mel (rows, frames, mel bins) of latents (rows, channels, height, width); of a ring with a turn's ends."""
         if canvas is None:
-            (mel,) = self._graphs.run("decode", "vae_decoder", lambda latents: (self._decoded(latents),), latents)
-            return mel
+            return self._decoded(latents)
         xp, around = self._device.xp, min(AROUND_ROWS, canvas.height) if canvas.loop else 0
         ring = np.arange(-around, canvas.height + around) % canvas.height
         latents = xp.take(latents, xp.asarray(ring), axis=2)
@@ -75,17 +75,25 @@ class Codec:
 
     def waveforms(self, mel: Array, request: Request) -> Array:
         """Waveforms (rows, samples) of mel (rows, frames, mel bins); `audio_callback` hears each part as it is made."""
-        vocoder, audio, device = self._engines["vocoder"], self._audio, self._device
+        audio = self._audio
         if request.canvas is not None and request.canvas.loop:
             context = min(audio.vocoder_context_frames, mel.shape[1])
             ring = np.concatenate([mel[:, mel.shape[1] - context :], mel, mel[:, :context]], axis=1)
-            around = vocode(vocoder, ring, audio, device)[:, context * audio.hop_samples :]
+            around = self._vocoded(ring)[:, context * audio.hop_samples :]
             return around[:, : mel.shape[1] * audio.hop_samples]
         if request.audio_callback is not None:
-            return vocode_aloud(vocoder, mel, audio, device, request.samples, request.audio_callback)
-        return self._graphs.run("vocode", "vocoder", lambda mel: (vocode(vocoder, mel, audio, device),), mel)[0]
+            vocoder = self._engines["vocoder"]
+            return vocode_aloud(vocoder, mel, audio, self._device, request.samples, request.audio_callback)
+        return self._vocoded(mel)
 
     def _decoded(self, latents: Array) -> Array:
+        return self._graphs.run("decode", "vae_decoder", lambda latents: (self._mel(latents),), latents)[0]
+
+    def _vocoded(self, mel: Array) -> Array:
+        vocoder, audio, device = self._engines["vocoder"], self._audio, self._device
+        return self._graphs.run("vocode", "vocoder", lambda mel: (vocode(vocoder, mel, audio, device),), mel)[0]
+
+    def _mel(self, latents: Array) -> Array:
         decoder, scaled = self._engines["vae_decoder"], latents / np.float32(self._audio.vae_scaling_factor)
         slices = np.split(scaled, len(scaled)) if self._slicing else [scaled]
         mels = [decoder.run({"latents": part})["mel"].copy() for part in slices]

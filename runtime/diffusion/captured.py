@@ -53,7 +53,6 @@ class CapturedSteps:
         rows, of which steps without take the last. `draws` are the noise that the plan adds, in order.
         """
         noise = np.stack(draws) if draws else None
-        feeds = padded(self._engines["unet"], feeds, self._graphs.token_multiple)
         kinds, scale = kinds_of(scales, feature_cache_interval), next((s for s in scales if s is not None), None)
         shapes = tuple((name, array.shape) for name, array in feeds.items())
         depth = max(plan.depth, FusedSteps.room)

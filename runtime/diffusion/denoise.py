@@ -1,4 +1,4 @@
-"""The denoising loop. On a GPU its steps are replayed instead: see `captured`."""
+"""The denoising loop. On a GPU its steps are replayed instead: see `captured`; where they cannot be, the model is."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,14 +12,13 @@ from runtime.backends.device import Array, Device
 from runtime.backends.engine import Engine
 from runtime.backends.graphs import Graphs
 from runtime.diffusion.canvas import Canvas
-from runtime.diffusion.captured import CapturedSteps, last_rows
-from runtime.diffusion.feature_cache import CachedUNet
+from runtime.diffusion.captured import CapturedSteps, last_rows, padded
+from runtime.diffusion.feature_cache import CachedUNet, Run
 from runtime.diffusion.schedulers import Plan, State, advance, model_input
 from runtime.diffusion.schedulers.fused import can_fuse, noisy_steps
 
 Randn = Callable[[tuple[int, ...]], Array]
 Predict = Callable[[int, Array], Array]
-Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 Feeds = Mapping[str, Array]  # what the UNet is conditioned on, by the names of its inputs
 WHOLE = (0.0, 1.0)  # of the way from noise to sound
 STEPS_AHEAD = 2  # of a GPU that the host may be: more, and progress and an early end would come too soon
@@ -81,8 +80,10 @@ class Denoiser:
         others are run. With a feature cache the whole UNet runs at every so many steps (see CachedUNet). `randn(shape)`
         draws for schedulers that add noise. `canvas`: see `Canvas`; None: the model sees all rows at once.
         """
-        unet, cached = self._engines["unet"], feature_cache_interval > 1
+        unet = self._engines["unet"]
         feeds: Feeds = {name: array for name, array in conditioning.items() if name in unet.inputs}
+        if self._device.gpu is not None:
+            feeds = padded(unet, feeds, self._graphs.token_multiple)
         scales = _scales(guidance_scale, guidance_interval, len(plan.steps))
         fuses = canvas is None and known is None and can_fuse(plan) and plan.steps
         if self._device.gpu is not None and fuses:
@@ -90,19 +91,25 @@ class Denoiser:
             captured = CapturedSteps(self._engines, self._device.gpu, self._graphs)
             steps = captured.run(plan, sample, feeds, scales, feature_cache_interval, draws)
         else:
-            shallow = self._engines["unet_shallow"] if cached else None
             views = 1 if canvas is None else canvas.views
             if views > 1:
                 feeds = _of_views(feeds, views, guided=guidance_scale is not None)
             mixed = guidance_scale is not None and None in scales
             own = last_rows(feeds, len(sample) * views) if mixed else feeds
-            predict = []
-            for _ in range(1 if canvas is None else canvas.runs):  # each run keeps features of its own
-                run = unet.run if shallow is None else CachedUNet(unet, shallow, feature_cache_interval).run
-                predict.append(partial(self._predict, run, plan, feeds, own, scales))
+            runs = 1 if canvas is None else canvas.runs
+            predict = [
+                partial(self._predict, self._model(feature_cache_interval), plan, feeds, own, scales)
+                for _ in range(runs)  # each keeps features of its own
+            ]
             seen = predict[0] if canvas is None else partial(self._see, canvas, predict)
             steps = plain_steps(plan, sample, seen, randn, known)
         yield from self._in_step(steps)
+
+    def _model(self, feature_cache_interval: int) -> Run:
+        whole = self._graphs.engine("unet")
+        if feature_cache_interval == 1:
+            return whole
+        return CachedUNet(whole, self._graphs.engine("unet_shallow"), feature_cache_interval).run
 
     def _see(self, canvas: Canvas, predict: Sequence[Predict], i: int, sample: Array) -> Array:
         """What the model says of every window of `sample`, as one output of its shape."""

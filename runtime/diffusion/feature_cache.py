@@ -3,19 +3,20 @@
 Source: DeepCache, Ma et al. 2023, arXiv:2312.00858, with a uniform interval and the cut below the first level.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from runtime.backends.device import Array
-from runtime.backends.engine import Engine
+
+Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
 
 class CachedUNet:
     """Runs the whole UNet at every `interval`-th run, and the shallow one on the features kept from it at the others.
 
-    One for each call: it counts runs. Feeds are the whole UNet's.
+    One for each call: it counts runs. Both take the whole UNet's feeds, the shallow one the kept features too.
     """
 
-    def __init__(self, whole: Engine, shallow: Engine, interval: int) -> None:
+    def __init__(self, whole: Run, shallow: Run, interval: int) -> None:
         self._whole, self._shallow, self._interval = whole, shallow, interval
         self._runs = 0
         self._features: Array | None = None  # (rows, deep channels, mel, height)
@@ -29,10 +30,9 @@ class CachedUNet:
         rows, due = len(feeds["sample"]), self._runs % self._interval == 0
         self._runs += 1
         if due or self._features is None or len(self._features) < rows:
-            outputs = self._whole.run(feeds)
+            outputs = self._whole(feeds)
             self._features = outputs["deep_features"]
             return outputs
         if len(self._features) > rows:
             self._features = self._features[-rows:].copy()  # an engine takes no address inside of another array
-        known = {**feeds, "deep_features": self._features}
-        return self._shallow.run({name: known[name] for name in self._shallow.inputs})
+        return self._shallow({**feeds, "deep_features": self._features})

@@ -106,8 +106,13 @@ def test_audio_that_is_given_equals_the_cpu(
     compiled: Path, on_cpu: AudioLDM2Pipeline, gpu: Gpu, edit: dict[str, Any]
 ) -> None:
     rng = np.random.default_rng()
-    wave = (rng.standard_normal(9_000) * 0.1).astype(np.float32)
-    call = {"audio": wave, "sampling_rate": 16_000, "num_inference_steps": 5, "seed": int(rng.integers(2**31)), **edit}
+    call = {
+        "audio": noise(9_000),
+        "sampling_rate": 16_000,
+        "num_inference_steps": 5,
+        "seed": int(rng.integers(2**31)),
+        **edit,
+    }
     pipe = AudioLDM2Pipeline.from_pretrained(compiled)
     for _ in range(2):  # the second replays what the first captured
         ours, theirs = pipe("rain", **call).audios, on_cpu("rain", **call).audios
@@ -215,11 +220,42 @@ def test_embeddings_and_latents_come_from_the_host(compiled: Path, on_cpu: Audio
     assert relative_error(ours.audios, theirs.audios) <= EXACT
 
 
-def test_dynamic_thresholding_runs_step_by_step(compiled: Path, on_cpu: AudioLDM2Pipeline, gpu: Gpu) -> None:
-    config = {"_class_name": "DDPMScheduler", "thresholding": True, "beta_schedule": "scaled_linear"}
-    call: dict[str, Any] = {**FAST, "seed": 5, "scheduler": config}
-    ours = AudioLDM2Pipeline.from_pretrained(compiled)("rain", **call)
-    assert relative_error(ours.audios, on_cpu("rain", **call).audios) <= EXACT
+def noise(samples: int) -> Any:
+    return (np.random.default_rng().standard_normal(samples) * 0.1).astype(np.float32)
+
+
+THRESHOLDS = {"_class_name": "DDPMScheduler", "thresholding": True, "beta_schedule": "scaled_linear"}
+
+
+@pytest.mark.parametrize(
+    ("options", "runs"),
+    [
+        ({"scheduler": THRESHOLDS}, 1),
+        ({"scheduler": THRESHOLDS, "feature_cache_interval": 2, "guidance_interval": (0.3, 0.8)}, 1),
+        ({"audio_length_in_s": 1.0, "window_s": 0.4}, 1),
+        ({"audio_length_in_s": 2.5, "window_s": 0.4}, 2),  # eight windows, of which a run sees four
+        ({"loop": True}, 1),
+        ({"inpaint_seconds": [(0.2, 0.3)], "audio": noise(9000), "sampling_rate": 16_000}, 1),
+    ],
+    ids=["thresholds", "thresholds and faster ways", "windows", "many windows", "ring", "kept parts"],
+)
+def test_where_steps_cannot_be_captured_the_model_is(
+    compiled: Path, on_cpu: AudioLDM2Pipeline, gpu: Gpu, options: dict[str, Any], runs: int
+) -> None:
+    cupy, trt = gpu
+    pipe = AudioLDM2Pipeline.from_pretrained(compiled)
+    call: dict[str, Any] = {"num_inference_steps": 7, **options}
+    call |= {} if "audio" in call else {"audio_length_in_s": call.get("audio_length_in_s", 0.52)}
+    for seed, prompt in enumerate(("rain", "bell", "dogs")):
+        queued, seen = dict(trt.enqueued), list[int]()
+
+        def callback(*_: Any) -> None:
+            seen.append(cupy.launches)  # noqa: B023
+
+        ours = pipe(prompt, seed=seed, callback=callback, **call)
+        assert relative_error(ours.audios, on_cpu(prompt, seed=seed, **call).audios) <= EXACT
+    assert trt.enqueued == queued
+    assert np.diff(seen).tolist() == [runs] * 6
 
 
 @pytest.mark.parametrize("interval", [(0.0, 1.0), (0.0, 0.5), (0.3, 0.8), (0.5, 1.0), (0.99, 1.0)])

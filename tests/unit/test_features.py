@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from runtime.backends.device import Array
+from runtime.backends.device import Array, HostDevice
 from runtime.backends.fake import FakeEngine
+from runtime.backends.graphs import Graphs
 from runtime.backends.specs import TensorSpec
 from runtime.diffusion.feature_cache import CachedUNet
 
@@ -31,11 +32,12 @@ def run(rows: list[int], interval: int) -> list[list[float] | None]:
 
     sample, noise = {"sample": rows_of("one")}, {"noise_pred": rows_of("one")}
     states, deep = {"states": rows_of("width")}, {"deep_features": rows_of("deep")}
-    cached = CachedUNet(
-        FakeEngine("unet", sample | states, noise | deep, whole),
-        FakeEngine("unet_shallow", sample | deep, noise, shallow),
-        interval,
-    )
+    engines = {
+        "unet": FakeEngine("unet", sample | states, noise | deep, whole),
+        "unet_shallow": FakeEngine("unet_shallow", sample | deep, noise, shallow),
+    }
+    graphs = Graphs(engines, HostDevice())
+    cached = CachedUNet(graphs.engine("unet"), graphs.engine("unet_shallow"), interval)
     for count in rows:
         ones = np.ones((count, 1), np.float32)
         output = cached.run({"sample": ones, "states": ones})["noise_pred"]
