@@ -48,8 +48,7 @@ class Fp8:
         """The graph with the roundings before its layers, and their weights in FP8."""
         layers = {node.name: node for node in self.exact.graph.node if node.name in self._suited - set(kept)}
         largest = self._largest(sorted({node.input[0] for node in layers.values()}), feeds)
-        model = ModelProto()
-        model.CopyFrom(self.exact)
+        model = _copy(self.exact)
         del model.graph.node[:]
         next(entry for entry in model.opset_import if not entry.domain).version = OPSET
         rounded: set[str] = set()
@@ -73,8 +72,7 @@ class Fp8:
 
     def without(self, graph: ModelProto, layers: Collection[str]) -> ModelProto:
         """A copy of the graph where the named layers take what is not rounded."""
-        trial = ModelProto()
-        trial.CopyFrom(graph)
+        trial = _copy(graph)
         exact = {node.name: node for node in self.exact.graph.node}
         for node in trial.graph.node:
             if node.name in layers:
@@ -83,8 +81,8 @@ class Fp8:
 
     def outputs(self, graph: ModelProto, feeds: Sequence[Feeds]) -> list[Array]:
         """The first output for each input, with what stays in FP16 rounded too: what a GPU computes."""
-        rounds = graph is not self.exact
-        session = plain_session(convert(graph, "fp8", self._islands, emulate=True).model if rounds else graph)
+        exact = graph is self.exact
+        session = plain_session(_copy(graph) if exact else convert(graph, "fp8", self._islands, emulate=True).model)
         return [session.run(None, _known(session, feed))[0] for feed in feeds]
 
     def _suits(self, node: NodeProto) -> bool:
@@ -101,8 +99,7 @@ class Fp8:
         """The largest magnitude of each named tensor over all inputs."""
         if not names:
             return {}
-        model = ModelProto()
-        model.CopyFrom(self.exact)
+        model = _copy(self.exact)
         for name in names:
             magnitude, largest = f"{name}/magnitude", f"{name}/largest"
             model.graph.node.append(helper.make_node("Abs", [name], [magnitude]))
@@ -144,6 +141,12 @@ def _back(model: ModelProto, name: str, largest: float) -> NodeProto:
 
 def _scale(largest: float) -> np.float32:
     return np.float32(np.float16(max(largest / LARGEST, SMALLEST_SCALE)))
+
+
+def _copy(model: ModelProto) -> ModelProto:
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    return copy
 
 
 def _rounded(name: str) -> str:

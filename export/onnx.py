@@ -36,7 +36,10 @@ def export_onnx(component: Component, folder: Path, name: str) -> list[str]:
 
 
 def save(model: onnx.ModelProto, folder: Path, name: str) -> list[str]:
-    """Write a graph as `export_onnx` does. Returns the names of the files, the graph's first."""
+    """Write a graph as `export_onnx` does. Returns the names of the files, the graph's first.
+
+    Weights that go into a file of their own are taken out of `model`.
+    """
     size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
     graph, weights = f"{name}.onnx", f"{name}.onnx.data"
     for file in (graph, weights):
@@ -49,7 +52,10 @@ def save(model: onnx.ModelProto, folder: Path, name: str) -> list[str]:
 
 
 def plain_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    """A session on the CPU that runs a graph node by node: none of ONNX Runtime's passes may undo a rounding."""
+    """A session on the CPU that runs a graph node by node: none of ONNX Runtime's passes may undo a rounding.
+
+    Large weights are taken out of `model` (see `save`).
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -54,7 +54,10 @@ def fp8(path: Path) -> Fp8:
 
 # FP8 has exponents: what INT8 loses beside a value a thousand times as large it keeps, but not beside 50000 times.
 @pytest.mark.parametrize(("make", "spread"), [(Int8, 1e3), (fp8, 5e4)])
-def test_blocks_that_cost_the_most_go_back_to_float(make: Callable[[Path], Any], spread: float, tmp_path: Path) -> None:
+def test_blocks_that_cost_the_most_go_back_to_float(
+    make: Callable[[Path], Any], spread: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.onnx.EXTERNAL_DATA_BYTES", 0)  # weights in a file of their own, as at base size
     rng, lines = np.random.default_rng(1), []
     feeds = [{"x": 0.03 * rng.standard_normal((64, WIDTH), np.float32)} for _ in range(9)]  # within FP16's range
     scheme = make(layers(tmp_path, spread))
