@@ -12,6 +12,7 @@ from bench.report import circumstances
 from runtime.errors import InputError
 
 CHILD = "bench.gpu.items"
+OF_A_BUNDLE = ("call", "times", "kernels")
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -24,7 +25,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     file: Path = options.file
     found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     for name in options.items or [name for name in ITEMS if not found.get(name, {}).get("ok")]:
-        if name == "call" and options.engines is None:
+        if name in OF_A_BUNDLE and options.engines is None:
             print(f"{name:10} left out: it needs --engines")
             continue
         with tempfile.TemporaryDirectory() as work:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.gpu.calls import call, kernels, times
 from bench.processes import report_to
 from runtime.backends.cuda import CudaDevice
 from runtime.backends.device import Array, Device, HostDevice
@@ -151,29 +152,6 @@ def philox(_: Mapping[str, Any]) -> Found:
     return {"apart": worst, "aim": CLOSE, "ok": max(worst.values()) <= CLOSE}
 
 
-def call(case: Mapping[str, Any]) -> Found:
-    """Whole calls of a bundle on the GPU against the CPU, on the same latents: parity, then time by stage."""
-    from runtime import AudioLDM2Pipeline
-
-    cpu = AudioLDM2Pipeline.from_pretrained(case["engines"], device="cpu", backend="onnxruntime")
-    given = {"num_inference_steps": 20, "scheduler": "DPMSolverMultistepScheduler"}
-    expected = cpu("a church bell", seed=1, **given).audios
-    found: Found = {}
-    for graphs in (True, False):
-        pipe = AudioLDM2Pipeline.from_pretrained(case["engines"], device="cuda", cuda_graphs=graphs)
-        made = [pipe("a church bell", seed=1, **given) for _ in range(8)]
-        apart = [_apart(each.audios, expected) for each in made]
-        stages = {
-            name: statistics.median(each.timings[name] for each in made[3:])
-            for name in made[0].timings
-            if name != "load"
-        }
-        found["graphs" if graphs else "plain"] = {"apart": max(apart), "stages_s": stages, "label": pipe.label}
-        pipe.close()
-    worst = max(row["apart"] for row in found.values())
-    return {**found, "aim": case.get("aim", 1e-3), "ok": worst <= case.get("aim", 1e-3)}
-
-
 def _denoised(
     device: Device,
     plan: Plan,
@@ -198,7 +176,7 @@ def _denoised(
 
 
 ITEMS: dict[str, Callable[..., Found]] = {
-    item.__name__: item for item in (host, capture, steps, launches, philox, call)
+    item.__name__: item for item in (host, capture, steps, launches, philox, call, times, kernels)
 }
 
 
@@ -219,8 +197,11 @@ def _engines(xp: Any) -> dict[str, Any]:
         "unet": (whole, ("sample", "timestep")),
         "unet_shallow": (shallow, ("sample", "timestep", "deep_features")),
     }
+    made = {"unet": ("noise_pred", "deep_features"), "unet_shallow": ("noise_pred",)}
     return {
-        name: SimpleNamespace(inputs=dict.fromkeys(own, sample), run=run, capturable=True, xp=xp)
+        name: SimpleNamespace(
+            inputs=dict.fromkeys(own, sample), outputs=dict.fromkeys(made[name]), run=run, capturable=True, xp=xp
+        )
         for name, (run, own) in names.items()
     }
 
