@@ -22,6 +22,7 @@ OPSET = 19  # the first one with FP8
 LARGEST = 448.0
 SMALLEST_SCALE = float(np.finfo(np.float16).tiny)  # a scale is FP16 in the typed graph, and below this loses digits
 CHANNELS = 16  # on either side of a layer there has to be a multiple of so many for the GPU's matrix instructions
+ROUNDED = "/rounded_to_fp8"  # added to a tensor's name
 WINDOW = 32  # of a convolution, its largest size that TensorRT has kernels for
 # First and last layers, what depends on the timestep alone, and the one kind of layer whose input no norm has brought
 # into a range and whose error shows.
@@ -150,11 +151,11 @@ def _copy(model: ModelProto) -> ModelProto:
 
 
 def _rounded(name: str) -> str:
-    return f"{name}/rounded_to_fp8"
+    return name + ROUNDED
 
 
 def _is_rounded(node: NodeProto) -> bool:
-    return node.input[0].endswith(_rounded(""))
+    return node.input[0].endswith(ROUNDED)
 
 
 def _known(session: onnxruntime.InferenceSession, feed: Feeds) -> Feeds:

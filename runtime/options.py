@@ -199,13 +199,13 @@ def _add_finish(add: Callable[..., argparse.Action]) -> None:
     add("--sample-rate", type=whole, metavar="HZ", help="of the file (default: the model's); adds nothing above it")
 
 
-def add_machine(add: Callable[..., argparse.Action]) -> None:
-    """Flags for what `pipeline_options` reads, and for the backend."""
+def add_machine(add: Callable[..., argparse.Action], *, backends: bool = False) -> None:
+    """Flags for what `pipeline_options` reads, and for the backend, or for several."""
     device = "auto, cpu, cuda or cuda:N (default: %(default)s, as the bundle needs)"
     backend = "what runs graphs: auto, onnxruntime or openvino (default: $TRT_AUDIOLDM2_BACKEND, or auto)"
     precision = "of openvino: auto, fp32 or bf16 (default: auto, bf16 where the CPU has it)"
     add("--device", default="auto", metavar="NAME", help=device)
-    add("--backend", metavar="NAME", help=backend)
+    add("--backend", metavar="NAME", help=backend, **({"action": "append"} if backends else {}))
     add("--precision", default="auto", metavar="NAME", help=precision)
     add("--threads", type=whole, metavar="N", help="CPU threads (default: as many as this process may use)")
     add("--no-cuda-graphs", dest="cuda_graphs", action="store_false", help="on a GPU: run all work without CUDA graphs")

@@ -1,0 +1,1 @@
+"""How fast bundles are on this machine: `trt-audioldm2-bench`."""
