@@ -103,7 +103,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
     labels = [f"{row['name']} ({row['label']}), {row['waveforms']} x {row['duration_s']:.2f} s" for row in rows]
     axes.set_yticks(range(len(rows)), labels)
     axes.invert_yaxis()
-    axes.margins(x=0.22)
+    axes.margins(x=0.3)
     axes.set_xlabel("seconds, median of warm calls")
     figure.legend(loc="outside lower center", ncols=len(STAGES))
     figure.savefig(path, format="png")
