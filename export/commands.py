@@ -6,6 +6,7 @@ import logging
 import re
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import get_args
@@ -25,6 +26,7 @@ BACKENDS = {  # name: its `export.maker.Maker`, which is not imported before a b
     "tensorrt-rtx": "export.engines_tensorrt:TENSORRT_RTX",
 }
 AUTO = "auto"
+DEMO_CAPTIONS = 60  # of each class, for the demo to be distilled with
 EXPORT_PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime", "filelock", "huggingface_hub")
 
 
@@ -57,7 +59,7 @@ def _words(error: Exception, doing: str) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m export", description=DESCRIPTION)
-    commands = parser.add_subparsers(required=True, metavar="build | verify | inspect")
+    commands = parser.add_subparsers(required=True, metavar="build | verify | inspect | distill")
     build = commands.add_parser("build", help="build a bundle from a checkpoint", allow_abbrev=False)
     build.add_argument("--checkpoint", required=True, help="hub id, folder in diffusers layout, or 'demo'")
     build.add_argument("--revision", help="branch, tag or commit of a hub checkpoint")
@@ -86,7 +88,10 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("bundle", type=Path)
     inspect.add_argument("--layers", action="store_true", help="print each engine's layers and their precisions")
     inspect.set_defaults(run=_inspect, doing="inspecting")
-    for command in (build, verify, inspect):
+    distill = commands.add_parser("distill", help="teach a checkpoint to do with few steps", allow_abbrev=False)
+    _add_distilling(distill.add_argument)
+    distill.set_defaults(run=_distill, doing="distilling")
+    for command in (build, verify, inspect, distill):
         command.add_argument("--debug", action="store_true", help="print the traceback of an error")
     return parser
 
@@ -108,6 +113,52 @@ def _add_builder_options(group: "argparse._ArgumentGroup") -> None:
         metavar="X.Y",
         help="RTX: build for this one; may be given again",
     )
+
+
+def _add_distilling(add: Callable[..., argparse.Action]) -> None:
+    add("--checkpoint", required=True, help="the teacher: hub id, folder in diffusers layout, or 'demo'")
+    add("--revision", help="branch, tag or commit of a hub checkpoint")
+    add("--variant", metavar="NAME", help="weights of this variant, such as fp16, where there are some")
+    add("--out", type=Path, required=True, metavar="CHECKPOINT", help="the student's folder")
+    add("--steps", type=int, default=4, metavar="N", help="of the student (default: %(default)s)")
+    add("--prompts", type=Path, metavar="FILE", help="what to ask the teacher for, one a line (demo: its own captions)")
+    add("--teacher-steps", type=int, default=20, metavar="N", help="at least (default: %(default)s)")
+    add("--guidance-scale", type=float, default=3.5, metavar="X", help="taken into the student (default: %(default)s)")
+    add("--duration", type=float, metavar="SECONDS", help="of what the teacher makes (default: the checkpoint's)")
+    add("--iterations", type=int, default=4000, metavar="N", help="of training (default: %(default)s)")
+    add("--batch", type=int, default=32, metavar="N", help="sounds of an iteration (default: %(default)s)")
+    add("--learning-rate", type=float, default=2e-4, metavar="X", help="(default: %(default)s)")
+    add("--minutes", type=float, default=1e9, metavar="N", help="stop training after these; another call goes on")
+    add("--device", default="cpu", metavar="NAME", help="of teacher and student: cpu or cuda (default: %(default)s)")
+
+
+def _distill(options: argparse.Namespace, console: Console) -> None:
+    from export.build import DEMO, open_checkpoint
+    from export.demo.sounds.clip import captions
+    from export.distill.distill import Lesson, distill
+    from export.errors import BuildError
+
+    _quiet_libraries()
+    if options.prompts is not None:
+        prompts = [line.strip() for line in options.prompts.read_text().splitlines() if line.strip()]
+    elif options.checkpoint == DEMO:
+        prompts = captions(DEMO_CAPTIONS, seed=77)
+    else:
+        raise BuildError("--prompts is missing: a file with what the teacher is asked for, one a line")
+    lesson = Lesson(
+        steps=options.steps,
+        teacher_steps=options.teacher_steps,
+        guidance_scale=options.guidance_scale,
+        duration_s=options.duration,
+        iterations=options.iterations,
+        batch=options.batch,
+        learning_rate=options.learning_rate,
+        minutes=options.minutes,
+        device=options.device,
+    )
+    checkpoint = open_checkpoint(options.checkpoint, options.revision, options.variant)
+    done = distill(checkpoint, prompts, lesson, options.out, console.say)
+    console.say(f"wrote {options.out}" + ("" if done else ", not taught all yet: the same command goes on"))
 
 
 def _build(options: argparse.Namespace, console: Console) -> None:

@@ -16,11 +16,11 @@ from export.demo.training import data
 from export.demo.training.__main__ import main
 from export.demo.training.conditioning import Conditioner
 from export.demo.training.embeds import Embeds, write_embeds
-from export.demo.training.loop import Plan
 from export.demo.training.mel import QUIETEST, log_mel
 from export.demo.training.oscillators import start_as_oscillators
 from export.demo.training.parts import SIZES
 from export.demo.training.vae import standardise
+from export.loop import Plan
 
 
 def test_the_conditioning_is_what_the_pipeline_encodes(reference: Callable[[str], Any]) -> None:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from export.demo.training.loop import Losses, Plan, averaged, train
 from export.demo.training.mel import QUIETEST, log_mel
+from export.loop import Losses, Plan, averaged, train
 
 PLAN = Plan(steps=30, batch=8, learning_rate=1e-2, warmup=3)
 

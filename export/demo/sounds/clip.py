@@ -59,6 +59,19 @@ def draw(name: str, rng: np.random.Generator, split: Split = "train", seconds: f
     return Clip(audio.astype(np.float32), caption, name, known, quantiles)
 
 
+def captions(per_class: int, seed: int, split: Split = "train", seconds: float = 2.56) -> list[str]:
+    """So many captions of each class, as clips have them, without the clips."""
+    found = []
+    for name, sound in SOUNDS.items():
+        rng = generator(name, seed)
+        for _ in range(per_class):
+            settings = (*sound.ranges(seconds), "level_rms")
+            quantiles = {setting: draw_quantile(rng, split, sound.stepped) for setting in settings}
+            word = str(rng.choice(sound.words)) if sound.words else ""
+            found.append(write_caption(rng, sound, word, quantiles, split))
+    return found
+
+
 def at_level(sound: Samples, quantile: float) -> Samples:
     """(samples,) scaled to an RMS between the softest and the loudest that its peak allows."""
     peak, rms = _peak_and_rms(sound)

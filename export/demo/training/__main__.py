@@ -14,9 +14,9 @@ import torch
 from export.demo.training import clap, conditioning, data, diffusion, vae, vocoder
 from export.demo.training.conditioning import Conditioner
 from export.demo.training.embeds import write_embeds
-from export.demo.training.loop import averaged
 from export.demo.training.pack import pack
 from export.demo.training.parts import load, write_start
+from export.loop import averaged
 from runtime.errors import AudioLDM2Error
 
 SCALING = "scaling.json"

@@ -9,8 +9,8 @@ from torch import nn
 
 from export.demo.sounds import CLASSES
 from export.demo.training.data import Dataset, vary
-from export.demo.training.loop import Losses, Plan, train
 from export.demo.training.mel import SAMPLE_RATE_HZ
+from export.loop import Losses, Plan, train
 from runtime.bundle.manifest import FeatureExtractorSpec
 from runtime.sound.scoring import log_mels
 

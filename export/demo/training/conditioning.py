@@ -11,7 +11,7 @@ from transformers import DynamicCache
 from export.demo.sounds import CLASSES
 from export.demo.training.clap import text_embeds
 from export.demo.training.data import Dataset, vary
-from export.demo.training.loop import Losses, Plan, train
+from export.loop import Losses, Plan, train
 
 PLAN = Plan(steps=800, batch=96, learning_rate=2e-3, ema=0.99)
 CHUNKS = 2  # of captions of like length: GPT2's positions count padding, and in use there is little of it

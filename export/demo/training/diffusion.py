@@ -12,7 +12,7 @@ from torch import nn
 from export.demo.training.conditioning import HEADS, Conditioner, draw_texts, labels_of, values_a_frame
 from export.demo.training.data import Dataset
 from export.demo.training.embeds import Embeds
-from export.demo.training.loop import Losses, Plan, train
+from export.loop import Losses, Plan, train
 
 PLAN = Plan(steps=2300, batch=64, learning_rate=8e-4, decay=0.02)
 UNET_PLAN = Plan(steps=4000, batch=64, learning_rate=8e-4, warmup=100, decay=0.5)

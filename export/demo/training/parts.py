@@ -8,7 +8,7 @@ import torch
 from diffusers import AudioLDM2Pipeline
 
 from export.demo.checkpoint import make_pipeline
-from export.demo.training.loop import averaged
+from export.loop import averaged
 
 # AudioLDM2's own classes in small. The VAE halves three times where the published one does twice: an eighth of the mel
 # spectrogram's frames and bins, so that the UNet has a quarter of the positions to go through.

@@ -9,7 +9,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
 from export.demo.training.data import Dataset
-from export.demo.training.loop import Losses, Plan, train
+from export.loop import Losses, Plan, train
 
 PLAN = Plan(steps=4000, batch=16, learning_rate=2e-3)
 FRAMES, KL_WEIGHT = 64, 3e-3

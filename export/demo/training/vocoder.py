@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from export.demo.training.data import Dataset
-from export.demo.training.loop import Losses, Plan, train
 from export.demo.training.mel import HOP_SAMPLES, log_mel, magnitudes
 from export.demo.training.oscillators import start_as_oscillators
+from export.loop import Losses, Plan, train
 
 PLAN = Plan(steps=500, batch=16, learning_rate=2e-5, warmup=50, ema=0.99)  # larger rates unlearn the start
 FRAMES = 48  # of a segment

@@ -1,0 +1,116 @@
+"""A checkpoint in, a checkpoint out: a student UNet in place of the teacher's, and a scheduler of its few steps."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from export.build import build
+from export.checkpoint import Checkpoint
+from export.distill.student import BATCH, Student, teach
+from export.distill.trajectories import TEACHER, Settings, record
+from export.engines_onnx import ONNX
+from export.errors import BuildError
+from export.loop import Plan as Training
+from export.target import Target
+from runtime import AudioLDM2Pipeline
+from runtime.diffusion.schedulers import make_plan
+
+Report = Callable[[str], None]
+MARK = "distilled.json"  # in a checkpoint that this has written
+NOISE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
+STUDENT = {
+    "_class_name": "DDIMScheduler",
+    "timestep_spacing": "trailing",  # the first step begins at pure noise
+    "set_alpha_to_one": True,  # and the last one ends without any
+    "steps_offset": 0,
+    "clip_sample": False,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """What a student is taught, and for how long. Raises BuildError for what cannot be."""
+
+    steps: int  # of the student
+    teacher_steps: int = 20  # at least
+    guidance_scale: float = 3.5
+    duration_s: float | None = None  # None: the checkpoint's
+    iterations: int = 4000
+    batch: int = BATCH
+    learning_rate: float = 2e-4
+    minutes: float = 1e9
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.steps <= self.teacher_steps:
+            raise BuildError(f"--steps has to be from 1 to --teacher-steps, got {self.steps}")
+        if self.iterations < 1:
+            raise BuildError(f"--iterations has to be at least 1, got {self.iterations}")
+
+    def settings(self, scheduler: Mapping[str, Any]) -> Settings:
+        """The teacher's, whose scheduler's config is given: the next number of steps that the student's divides."""
+        every = -(-self.teacher_steps // self.steps)
+        return Settings(self.steps * every, every, self.guidance_scale, self.duration_s, {**scheduler, **TEACHER})
+
+
+def distill(checkpoint: Checkpoint, prompts: Sequence[str], lesson: Lesson, out: Path, report: Report = print) -> bool:
+    """Write the student's checkpoint to `out`. Returns whether it has been taught all: else another call goes on.
+
+    What is recorded and trained so far lies in a hidden folder beside `out`, and is used again. Raises BuildError.
+    """
+    if out.exists() and not (out / MARK).is_file():
+        raise BuildError(f"{out} is there, and not by an earlier `distill`: choose another --out")
+    if checkpoint.speaks:
+        raise BuildError("a checkpoint for speech cannot be distilled: its texts are not prompts alone")
+    work = out.absolute().parent / f".{out.name}.distill"
+    work.mkdir(parents=True, exist_ok=True)
+    build(checkpoint, work / "teacher", Target(maker=ONNX), report)
+    pipeline = AudioLDM2Pipeline.from_pretrained(work / "teacher", lesson.device)
+    ways = record(pipeline, prompts, lesson.settings(checkpoint.scheduler()), work / "ways", report)
+    pipeline.close()
+    config, device = scheduler_config(checkpoint), torch.device(lesson.device)
+    student = Student(_unet(checkpoint, device), make_plan(config, lesson.steps).inlined(), device)
+    training = Training(steps=lesson.iterations, batch=lesson.batch, learning_rate=lesson.learning_rate, decay=0.5)
+    done = teach(student, ways, work / "student.pt", training, lesson.minutes, report)
+    write(checkpoint, student.unet, config, out, {**asdict(lesson), "teacher": checkpoint.id, "samples": len(ways)})
+    return done
+
+
+def scheduler_config(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The student's scheduler: DDIM on the teacher's noise schedule."""
+    known = checkpoint.scheduler()
+    return {**{name: known[name] for name in (*NOISE, "prediction_type") if name in known}, **STUDENT}
+
+
+def write(checkpoint: Checkpoint, unet: Any, scheduler: dict[str, Any], out: Path, taught: dict[str, Any]) -> None:
+    """The checkpoint's folder again, but for UNet and scheduler. What is at `out` is replaced when all is written.
+
+    The UNet's weights are in FP16 where the teacher's are. `taught` is written beside them, for people.
+    """
+    fresh = out.parent / f".{out.name}.fresh"
+    shutil.rmtree(fresh, ignore_errors=True)
+    shutil.copytree(checkpoint.folder, fresh, ignore=shutil.ignore_patterns("unet"))
+    stored = sum(file.stat().st_size for file in checkpoint.weights("unet").files)
+    half = stored < 3 * sum(weight.numel() for weight in unet.parameters())
+    unet.to("cpu", torch.float16 if half else torch.float32).save_pretrained(fresh / "unet")
+    (fresh / MARK).write_text(json.dumps(taught, indent=2) + "\n")
+    (fresh / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler, indent=2) + "\n")
+    index = json.loads((fresh / "model_index.json").read_text())
+    index["scheduler"] = ["diffusers", scheduler["_class_name"]]
+    (fresh / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    shutil.rmtree(out, ignore_errors=True)
+    fresh.rename(out)
+
+
+def _unet(checkpoint: Checkpoint, device: torch.device) -> Any:
+    from diffusers.models.attention_processor import AttnProcessor
+
+    unet = checkpoint.load("unet").to(device).train()
+    if device.type == "cpu":
+        unet.set_attn_processor(AttnProcessor())  # 1.4 times as fast to train there as the fused one
+    return unet

@@ -1,0 +1,139 @@
+"""A student of few steps: what it is taught with, what it learns, and what reads its checkpoint."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler
+
+from export.__main__ import main
+from export.build import build
+from export.checkpoint import Checkpoint
+from export.distill.distill import Lesson, distill, scheduler_config
+from export.distill.student import Student
+from export.distill.trajectories import TEACHER, Settings, Trajectories, record
+from export.errors import BuildError
+from export.parity import relative_error
+from runtime import AudioLDM2Pipeline
+from runtime.diffusion.schedulers import make_plan
+from tests.conftest import load_reference
+from tests.unit.helpers import raises_line
+
+PROMPTS = ["rain", "a dog barks twice", "a bell", "wind in the trees and a brook", "steps"]
+
+
+def test_what_is_recorded_is_what_the_teacher_does(
+    bundle: Callable[[str], Path], checkpoint: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.distill.trajectories.TOGETHER", 2)
+    scheduler = {**Checkpoint(checkpoint("plain"), "plain").scheduler(), **TEACHER}
+    settings = Settings(4, 2, 3.5, 0.2, scheduler)
+    pipe, lines = AudioLDM2Pipeline.from_pretrained(bundle("plain"), "cpu", backend="onnxruntime"), list[str]()
+    ways = record(pipe, PROMPTS, settings, tmp_path, lines.append)
+    assert len(ways) == len(PROMPTS)
+    assert ways.latents.shape[1] == 3
+    call = {"scheduler": scheduler, "num_inference_steps": 4, "audio_length_in_s": 0.2, "output_type": "latent"}
+    for i, prompt in enumerate(PROMPTS):  # alone, as recorded together
+        first = ways.latents[i : i + 1, 0].astype(np.float32)
+        seen: list[Any] = []
+        made = pipe(prompt, latents=first, callback=lambda *step: seen.append(step[-1].copy()), **call).audios  # noqa: B023
+        assert relative_error(ways.latents[i : i + 1, 2], made) < 2e-3
+        assert relative_error(ways.latents[i : i + 1, 1], seen[1]) < 2e-3
+        states, mask, new = pipe.encode_prompt(prompt, do_classifier_free_guidance=False)
+        texts = ways.texts(np.array([i]), torch.device("cpu"))
+        kept = int(texts["encoder_attention_mask_1"].sum())
+        assert kept == mask.sum()
+        assert relative_error(texts["encoder_hidden_states"].numpy(), new) < 2e-3
+        assert relative_error(texts["encoder_hidden_states_1"].numpy()[:, :kept], states[:, :kept]) < 2e-3
+    written = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.npz")}
+    assert len(written) == 3
+    (tmp_path / "00000002.npz").unlink()
+    again = record(pipe, PROMPTS, settings, tmp_path, lines.append)
+    np.testing.assert_array_equal(again.latents, ways.latents)
+    assert {path.name for path in tmp_path.glob("*.npz") if path.stat().st_mtime_ns != written[path.name]} == {
+        "00000002.npz"
+    }
+    other = record(pipe, PROMPTS[:1], settings, tmp_path, lines.append)
+    assert len(other) == 1  # of other prompts nothing is left
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_a_student_steps_as_diffusers_does(checkpoint: Callable[[str], Path], prediction: str) -> None:
+    source = Checkpoint(checkpoint("plain"), "plain")
+    config = {**scheduler_config(source), "prediction_type": prediction}
+    unet = source.load("unet")
+    student = Student(unet, make_plan(config, 3).inlined(), torch.device("cpu"))
+    reference = DDIMScheduler.from_config(config)
+    reference.set_timesteps(3)
+    torch.manual_seed(int(np.random.default_rng().integers(2**31)))
+    sample = torch.randn(2, unet.config.in_channels, 8, source.audio().latent_width)
+    configs = source.configs
+    texts = {
+        "encoder_hidden_states": torch.randn(2, 8, configs.language_model.n_embd),
+        "encoder_hidden_states_1": torch.randn(2, 5, source.text_width()),
+        "encoder_attention_mask_1": torch.ones(2, 5, dtype=torch.int64),
+    }
+    for k, timestep in enumerate(reference.timesteps):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            output = unet(sample, timestep, **texts).sample.float()
+        wanted = reference.step(output, timestep, sample).prev_sample
+        with torch.no_grad():
+            made = student.step(k, sample, texts)
+        assert relative_error(made.numpy(), wanted.numpy()) < 1e-5
+        sample = wanted
+
+
+def test_a_student_learns_and_its_checkpoint_is_like_any_other(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    source, out, lines = Checkpoint(checkpoint("one_width"), "one_width"), tmp_path / "student", list[str]()
+    quick = {"steps": 2, "teacher_steps": 4, "duration_s": 0.2, "batch": 4, "learning_rate": 1e-3}
+    assert not distill(source, PROMPTS, Lesson(**quick, iterations=40, minutes=0), out, lines.append)
+    assert "off its teacher's latents" in lines[-1]
+    assert distill(source, PROMPTS, Lesson(**quick, iterations=40), out, lines.append)
+    taught, plan = Trajectories.open(tmp_path / ".student.distill" / "ways"), make_plan(scheduler_config(source), 2)
+    before, after = (
+        Student(of.load("unet"), plan.inlined(), torch.device("cpu")).error(taught, np.arange(4))
+        for of in (source, Checkpoint(out, "student"))
+    )
+    assert after < 0.8 * before
+    assert json.loads((out / "distilled.json").read_text())["steps"] == 2
+    small = tmp_path / "bundle"
+    build(Checkpoint(out, "student"), small, report=lines.append)
+    call = {"num_inference_steps": 2, "guidance_scale": 1.0, "audio_length_in_s": 0.3}
+    ours = AudioLDM2Pipeline.from_pretrained(small, "cpu", backend="onnxruntime")("a bell", seed=3, **call).audios
+    theirs = load_reference(out)("a bell", generator=torch.Generator().manual_seed(3), **call).audios
+    assert relative_error(ours, np.asarray(theirs)) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"steps": 0}, "--steps"), ({"steps": 21}, "--steps"), ({"steps": 1, "iterations": 0}, "--iterations")],
+)
+def test_lessons_that_cannot_be(options: dict[str, Any], words: str) -> None:
+    with raises_line(BuildError, words):
+        Lesson(**options)
+
+
+def test_wrong_places_and_checkpoints(
+    checkpoint: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine").mkdir()
+    with raises_line(BuildError, "mine is there", "--out"):
+        distill(Checkpoint(checkpoint("plain"), "plain"), PROMPTS, Lesson(steps=1), tmp_path / "mine")
+    assert main(["distill", "--checkpoint", str(checkpoint("plain")), "--out", str(tmp_path / "x")]) == 1
+    assert "--prompts is missing" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_trajectories_of_longer_texts_are_put_together(tmp_path: Path) -> None:
+    for i, tokens in enumerate((3, 5)):
+        part = {"latents": np.ones((1, 2, 1, 2, 2)), "new": np.ones((1, 8, 4)), "mask": np.ones((1, tokens), bool)}
+        np.savez(tmp_path / f"{i:08}.npz", **part, states=np.ones((1, tokens, 4)))
+    ways = Trajectories.open(tmp_path)
+    assert ways.mask.sum(axis=1).tolist() == [3, 5]
+    assert ways.states.shape == (2, 5, 4)
