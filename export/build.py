@@ -120,6 +120,7 @@ def build(
                 if name == "text_encoder" or not checkpoint.speaks
             },
             speech=_write_speech(checkpoint, folder) if checkpoint.speaks else None,
+            defaults=checkpoint.call_defaults(),
             engines=engines,
         )
         write_manifest(folder, manifest)

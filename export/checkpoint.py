@@ -28,6 +28,7 @@ from transformers import (
 from export.configs import (
     KINDS,
     Configs,
+    Distilled,
     FeatureExtractorConfig,
     T5Config,
     VitsConfig,
@@ -42,6 +43,7 @@ from export.tokenizer import length_limit, load_tokenizer, tokenizer_json, vocab
 from export.weights import Weights
 from runtime.bundle.manifest import (
     AudioSpec,
+    CallDefaults,
     FeatureExtractorSpec,
     FileSpec,
     MelSpec,
@@ -70,6 +72,7 @@ WIDE_BAND_HZ = 48_000  # sample rate from which the original project leaves out 
 PROJECTED_EXTRA = 5  # positions that the projection adds to the second text's
 END_TOKEN_ID = 182  # of a transcription: a constant in the reference pipeline
 VOCABULARY = "vocabulary.json"
+DISTILLED = "distilled.json"  # in a checkpoint that `export.distill` has written
 
 
 class Checkpoint:
@@ -208,6 +211,13 @@ class Checkpoint:
         """The scheduler's config as the checkpoint has it."""
         config = read_json(self.folder / "scheduler" / "scheduler_config.json", self.id)
         return {"_class_name": self._named["scheduler"], **config}
+
+    def call_defaults(self) -> CallDefaults:
+        """What calls take that do not say: the steps that the checkpoint was taught, without guidance, if it was."""
+        if not (path := self.folder / DISTILLED).is_file():
+            return CallDefaults()
+        taught = convert(read_json(path, self.id), Distilled, f"{self.id}: {DISTILLED}")
+        return CallDefaults(num_inference_steps=taught.steps, guidance_scale=1.0)
 
     def feature_extractor(self) -> FeatureExtractorSpec:
         """CLAP's feature extractor. Raises CheckpointError for the fusion variant, which AudioLDM2 does not use."""

@@ -147,6 +147,12 @@ class FeatureExtractorConfig(_Config, frozen=True):
     padding: Literal["repeatpad", "repeat", "pad"] = "repeatpad"
 
 
+class Distilled(_Config, frozen=True):
+    """What a checkpoint was taught: see `export.distill`."""
+
+    steps: Annotated[int, msgspec.Meta(ge=1, le=1000)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Configs:
     """What we use of the modules' configs, by part."""

@@ -24,9 +24,10 @@ class Arguments:
     - `prompt`: what is to be heard, one text or several.
     - `transcription`: what is to be spoken, one text a prompt. For speech checkpoints, which need it; others refuse it.
     - `audio_length_in_s`: duration in seconds. Default: the checkpoint's, 10.24 s for the published ones.
-    - `num_inference_steps`: steps from noise to sound. Default 200. Fewer are faster and coarser.
-    - `guidance_scale`: how strongly the prompt counts against the negative prompt, at most 1000. Default 3.5. At 1 and
-      below there is no guidance, and each step takes half the work.
+    - `num_inference_steps`: steps from noise to sound. Default 200, or those that a distilled checkpoint was taught.
+      Fewer are faster and coarser.
+    - `guidance_scale`: how strongly the prompt counts against the negative prompt, at most 1000. Default 3.5, of a
+      distilled checkpoint 1. At 1 and below there is no guidance, and each step takes half the work.
     - `negative_prompt`: what is not to be heard, one text for one prompt, a list for a list. Default: empty texts.
     - `num_waveforms_per_prompt`: waveforms for each prompt, ranked by CLAP if there are several. Default 1.
     - `eta`: from 0, no fresh noise in DDIM's steps, to 1, DDPM's. Default 0. Other schedulers do not read it.
@@ -86,8 +87,8 @@ class Arguments:
     prompt: str | Sequence[str] | None = None
     transcription: str | Sequence[str] | None = None
     audio_length_in_s: float | None = None
-    num_inference_steps: int = 200
-    guidance_scale: float = 3.5
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
     negative_prompt: str | Sequence[str] | None = None
     num_waveforms_per_prompt: int = 1
     eta: float = 0.0

@@ -92,6 +92,8 @@ def _open_pipeline(options: argparse.Namespace) -> "AudioLDM2Pipeline":
     from runtime.pipeline import AudioLDM2Pipeline
 
     bundle = Bundle.read(find_bundle(options.engines, os.environ, options.device))
+    if options.fast and (steps := bundle.manifest.defaults.num_inference_steps) < FAST_STEPS:
+        raise InputError(f"--fast: {bundle.folder} was taught to do with {steps} steps, which it takes by itself")
     backend = options.backend or preferred_backend(bundle, os.environ)
     return AudioLDM2Pipeline(bundle, backend=backend, **pipeline_options(options))
 
@@ -108,7 +110,7 @@ def _run_one(options: argparse.Namespace, console: Console) -> int:
     picture = picture_beside(output) if options.plot else None
     if not options.prompt.strip():
         logger.warning("the prompt is blank: the sound will be of nothing in particular")
-    with Progress(console, options.steps, hint=_hint(options), hidden=options.quiet) as progress:
+    with Progress(console, hidden=options.quiet) as progress:
         pipeline = _open_pipeline(options)
         request = pipeline.check(
             options.prompt,
@@ -120,7 +122,7 @@ def _run_one(options: argparse.Namespace, console: Console) -> int:
             **call_arguments(options),
         )
         finish.check(request.result_s)
-        progress.expect(request.steps)
+        progress.expect(request.steps, hint=_hint(options, request.steps))
         result = pipeline.render(request)
     sound = finish(Sound.of_row(0, result.audios, result.sampling_rate, result.scores))
     picture = save(sound, output, as_float=options.float, picture=picture, title=options.prompt)
@@ -167,11 +169,13 @@ def _run_many(options: argparse.Namespace, console: Console) -> int:
     outcomes: list[Outcome] = []
     start = time.perf_counter()
     try:
-        with Progress(console, options.steps, many=True, hint=_hint(options), hidden=options.quiet) as progress:
+        with Progress(console, many=True, hidden=options.quiet) as progress:
 
             def open_pipeline(prompts: int) -> "AudioLDM2Pipeline":
-                progress.expect(prompts)
-                return _open_pipeline(options)
+                pipeline = _open_pipeline(options)
+                steps = pipeline.check("", **call_arguments(options)).steps
+                progress.expect(steps, prompts=prompts, hint=_hint(options, steps))
+                return pipeline
 
             for outcome in run_file(
                 options.prompts_file,
@@ -219,9 +223,9 @@ def _sum_up(summary: dict[str, Any], prompts: int, console: Console) -> None:
     )
 
 
-def _hint(options: argparse.Namespace) -> str:
+def _hint(options: argparse.Namespace, steps: int) -> str:
     """What the progress bar says of a faster way."""
-    return f" (--fast takes {FAST_STEPS} steps)" if options.slow_by_default else ""
+    return f" (--fast takes {FAST_STEPS} steps)" if options.slow_by_default and steps > FAST_STEPS else ""
 
 
 def _path(path: str | Path | None) -> str:

@@ -10,7 +10,7 @@ from runtime.flags import DASH_HINT, Parser, at_the_end, interval, number, one_o
 
 DESCRIPTION = "Turn a text prompt into an audio file with prebuilt AudioLDM2 engines."
 EPILOG = "Build engines first: python -m export build --checkpoint cvssp/audioldm2 (or --checkpoint demo)."
-DEFAULT_STEPS, FAST_STEPS, FAST_SCHEDULER = 200, 20, "DPMSolverMultistepScheduler"
+FAST_STEPS, FAST_SCHEDULER = 20, "DPMSolverMultistepScheduler"
 DEFAULT_OUTPUT, DEFAULT_PATTERN = "output.wav", "output-{index:04d}.wav"
 
 FLAG_OF_ARGUMENT = {
@@ -70,8 +70,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     if options.prompt is not None and options.prompts_file is not None:
         parser.error("give either a PROMPT or --prompts-file, not both")
     options.slow_by_default = not options.fast and options.steps is None and options.scheduler is None
-    if options.steps is None:
-        options.steps = FAST_STEPS if options.fast else DEFAULT_STEPS
+    if options.fast and options.steps is None:
+        options.steps = FAST_STEPS
     if options.fast and options.scheduler is None:
         options.scheduler = FAST_SCHEDULER
     return options
@@ -148,11 +148,14 @@ def _add_texts(add: Callable[..., argparse.Action]) -> None:
 def _add_sound(add: Callable[..., argparse.Action]) -> None:
     add("--fast", action="store_true", help=f"{FAST_STEPS} steps of dpmpp_2m, where --steps or --scheduler do not say")
     add(
-        "--steps", type=whole, metavar="N", help=f"denoising steps (default: {DEFAULT_STEPS}, with --fast {FAST_STEPS})"
+        "--steps",
+        type=whole,
+        metavar="N",
+        help=f"denoising steps (default: 200, or what was distilled; with --fast {FAST_STEPS})",
     )
     add("--scheduler", metavar="NAME", help=f"{SCHEDULERS} (default: the checkpoint's)")
-    guidance = "1 or less: no guidance, half the work (default: %(default)s)"
-    add("--guidance-scale", type=number, default=3.5, metavar="X", help=guidance)
+    guidance = "1 or less: no guidance, half the work (default: the bundle's, 3.5)"
+    add("--guidance-scale", type=number, metavar="X", help=guidance)
     add(
         "--guidance-interval",
         type=interval,

@@ -14,13 +14,11 @@ class Progress:
     It counts the steps of one prompt, or the prompts of a file and beside them the steps of those that are rendered.
     """
 
-    def __init__(
-        self, console: Console, steps: int, *, many: bool = False, hint: str = "", hidden: bool = False
-    ) -> None:
-        self._console, self._steps, self._many, self._hint = console, steps, many, hint
-        total, unit = (None, "prompt") if many else (steps, "step")
+    def __init__(self, console: Console, *, many: bool = False, hidden: bool = False) -> None:
+        self._console, self._many, self._hint, self._steps = console, many, "", 0
         # `disable=None` is tqdm's word for "only on a terminal"
-        self._bar: Any = tqdm(total=total, unit=unit, desc="loading", disable=hidden or None, leave=False)
+        unit = "prompt" if many else "step"
+        self._bar: Any = tqdm(total=None, unit=unit, desc="loading", disable=hidden or None, leave=False)
 
     def __enter__(self) -> "Progress":
         self._console.bar = None if self._bar.disable else self._bar
@@ -38,9 +36,10 @@ class Progress:
         else:
             self._bar.update()
 
-    def expect(self, count: int) -> None:
-        """So many prompts of a file are to be rendered, or so many steps made of one."""
-        self._bar.reset(count)
+    def expect(self, steps: int, *, prompts: int | None = None, hint: str = "") -> None:
+        """So many steps are to be made of one prompt, or of each of the `prompts` of a file; `hint` is said beside."""
+        self._steps, self._hint = steps, hint
+        self._bar.reset(steps if prompts is None else prompts)
 
     def prompt_done(self) -> None:
         """A prompt of a file is done, or lost."""

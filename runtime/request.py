@@ -140,7 +140,10 @@ def check_request(manifest: Manifest, given: Arguments) -> Request:
     Raises InputError that says which argument, what came and what is accepted, or MissingDependencyError for an output
     type whose package is not installed.
     """
-    audio = manifest.audio
+    audio, own = manifest.audio, manifest.defaults
+    for name in ("num_inference_steps", "guidance_scale"):
+        if getattr(given, name) is None:
+            given = replace(given, **{name: getattr(own, name)})
     _check_the_rest(given)
     specs = embedding_specs(manifest.engines)
     embeds = positive_embeds(given, specs)

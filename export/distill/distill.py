@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from export.build import build
-from export.checkpoint import Checkpoint
+from export.checkpoint import DISTILLED, Checkpoint
 from export.distill.student import BATCH, Student, teach
 from export.distill.trajectories import TEACHER, Settings, record
 from export.engines_onnx import ONNX
@@ -21,7 +21,6 @@ from runtime import AudioLDM2Pipeline
 from runtime.diffusion.schedulers import make_plan
 
 Report = Callable[[str], None]
-MARK = "distilled.json"  # in a checkpoint that this has written
 NOISE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
 STUDENT = {
     "_class_name": "DDIMScheduler",
@@ -63,7 +62,7 @@ def distill(checkpoint: Checkpoint, prompts: Sequence[str], lesson: Lesson, out:
 
     What is recorded and trained so far lies in a hidden folder beside `out`, and is used again. Raises BuildError.
     """
-    if out.exists() and not (out / MARK).is_file():
+    if out.exists() and not (out / DISTILLED).is_file():
         raise BuildError(f"{out} is there, and not by an earlier `distill`: choose another --out")
     if checkpoint.speaks:
         raise BuildError("a checkpoint for speech cannot be distilled: its texts are not prompts alone")
@@ -75,7 +74,9 @@ def distill(checkpoint: Checkpoint, prompts: Sequence[str], lesson: Lesson, out:
     pipeline.close()
     config, device = scheduler_config(checkpoint), torch.device(lesson.device)
     student = Student(_unet(checkpoint, device), make_plan(config, lesson.steps).inlined(), device)
-    training = Training(steps=lesson.iterations, batch=lesson.batch, learning_rate=lesson.learning_rate, decay=0.5)
+    training = Training(
+        steps=lesson.iterations, batch=lesson.batch, learning_rate=lesson.learning_rate, decay=0.5, ema=0.995
+    )
     done = teach(student, ways, work / "student.pt", training, lesson.minutes, report)
     write(checkpoint, student.unet, config, out, {**asdict(lesson), "teacher": checkpoint.id, "samples": len(ways)})
     return done
@@ -98,7 +99,7 @@ def write(checkpoint: Checkpoint, unet: Any, scheduler: dict[str, Any], out: Pat
     stored = sum(file.stat().st_size for file in checkpoint.weights("unet").files)
     half = stored < 3 * sum(weight.numel() for weight in unet.parameters())
     unet.to("cpu", torch.float16 if half else torch.float32).save_pretrained(fresh / "unet")
-    (fresh / MARK).write_text(json.dumps(taught, indent=2) + "\n")
+    (fresh / DISTILLED).write_text(json.dumps(taught, indent=2) + "\n")
     (fresh / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler, indent=2) + "\n")
     index = json.loads((fresh / "model_index.json").read_text())
     index["scheduler"] = ["diffusers", scheduler["_class_name"]]

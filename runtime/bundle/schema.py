@@ -258,6 +258,13 @@ class AudioSpec(_Part, frozen=True):
         return self.vocoder_window_frames + 2 * self.vocoder_context_frames
 
 
+class CallDefaults(_Part, frozen=True):
+    """What a call takes where it does not say: the reference's, or what a distilled checkpoint was taught."""
+
+    num_inference_steps: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 200
+    guidance_scale: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 3.5
+
+
 class Manifest(_Part, frozen=True):
     """All that the runtime needs to know of a checkpoint, and the record of the build beside it."""
 
@@ -273,6 +280,7 @@ class Manifest(_Part, frozen=True):
     tokenizers: dict[str, TokenizerSpec]
     engines: dict[str, EngineSpec]
     speech: SpeechSpec | None = None  # None: the second text encoder is T5, and reads the prompt
+    defaults: CallDefaults = CallDefaults()
 
     def __post_init__(self) -> None:
         wanted = ["text_encoder"] if self.speech is not None else ["text_encoder", "text_encoder_2"]

@@ -3,13 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from runtime.arguments import Arguments
 from runtime.bundle.manifest import Manifest
 from runtime.diffusion.schedulers import scheduler_names
 from runtime.server.fields import FORMATS, Edit, Fields, LimitError, Limits
 from runtime.sound.reading import read_waveform
-
-DEFAULTS = Arguments()
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,7 @@ class Model:
     @property
     def default_steps(self) -> int:
         """The same for steps."""
-        return min(DEFAULTS.num_inference_steps, self.limits.max_steps)
+        return min(self.manifest.defaults.num_inference_steps, self.limits.max_steps)
 
     def arguments(self, fields: Fields) -> dict[str, Any]:
         """What a body asks of a call of the pipeline. Raises InputError, or LimitError."""
@@ -66,7 +63,7 @@ class Model:
             "default_steps": self.default_steps,
             "max_steps": limits.max_steps,
             "max_waveforms": limits.max_waveforms,
-            "default_guidance_scale": DEFAULTS.guidance_scale,
+            "default_guidance_scale": self.manifest.defaults.guidance_scale,
             "default_scheduler": self.manifest.scheduler["_class_name"],
             "schedulers": list(scheduler_names()),
             "speech": self.speaks,

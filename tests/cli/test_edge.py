@@ -284,18 +284,18 @@ def test_before_the_guard_next_to_nothing_is_imported() -> None:
 @pytest.mark.parametrize(
     ("flags", "steps", "scheduler"),
     [
-        ([], 200, None),
+        ([], None, None),  # the bundle's own
         (["--fast"], 20, "DPMSolverMultistepScheduler"),
         (["--fast", "--steps", "7"], 7, "DPMSolverMultistepScheduler"),
         (["--fast", "--scheduler", "euler_a"], 20, "EulerAncestralDiscreteScheduler"),
-        (["--scheduler", "UniPC"], 200, "UniPCMultistepScheduler"),
-        (["--scheduler", "ddimscheduler"], 200, "DDIMScheduler"),
+        (["--scheduler", "UniPC"], None, "UniPCMultistepScheduler"),
+        (["--scheduler", "ddimscheduler"], None, "DDIMScheduler"),
     ],
     ids=str,
 )
 def test_fast_sets_what_is_not_said(
     flags: list[str],
-    steps: int,
+    steps: int | None,
     scheduler: str | None,
     stand_in: None,
     here: Path,

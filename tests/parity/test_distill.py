@@ -19,6 +19,7 @@ from export.distill.trajectories import TEACHER, Settings, Trajectories, record
 from export.errors import BuildError
 from export.parity import relative_error
 from runtime import AudioLDM2Pipeline
+from runtime.cli import main as trt_audioldm2
 from runtime.diffusion.schedulers import make_plan
 from tests.conftest import load_reference
 from tests.unit.helpers import raises_line
@@ -88,7 +89,7 @@ def test_a_student_steps_as_diffusers_does(checkpoint: Callable[[str], Path], pr
 
 
 def test_a_student_learns_and_its_checkpoint_is_like_any_other(
-    checkpoint: Callable[[str], Path], tmp_path: Path
+    checkpoint: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, out, lines = Checkpoint(checkpoint("one_width"), "one_width"), tmp_path / "student", list[str]()
     quick = {"steps": 2, "teacher_steps": 4, "duration_s": 0.2, "batch": 4, "learning_rate": 1e-3}
@@ -104,10 +105,16 @@ def test_a_student_learns_and_its_checkpoint_is_like_any_other(
     assert json.loads((out / "distilled.json").read_text())["steps"] == 2
     small = tmp_path / "bundle"
     build(Checkpoint(out, "student"), small, report=lines.append)
-    call = {"num_inference_steps": 2, "guidance_scale": 1.0, "audio_length_in_s": 0.3}
-    ours = AudioLDM2Pipeline.from_pretrained(small, "cpu", backend="onnxruntime")("a bell", seed=3, **call).audios
-    theirs = load_reference(out)("a bell", generator=torch.Generator().manual_seed(3), **call).audios
+    call = {"num_inference_steps": 2, "guidance_scale": 1.0}
+    ours = AudioLDM2Pipeline.from_pretrained(small, "cpu", backend="onnxruntime")(
+        "a bell", seed=3, audio_length_in_s=0.3
+    ).audios  # taught so
+    theirs = load_reference(out)(
+        "a bell", generator=torch.Generator().manual_seed(3), audio_length_in_s=0.3, **call
+    ).audios
     assert relative_error(ours, np.asarray(theirs)) < 1e-3
+    assert trt_audioldm2(["a bell", "--engines", str(small), "--fast", "--output", str(tmp_path / "x.wav")]) == 1
+    assert "was taught to do with 2 steps" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from runtime.bundle.manifest import SCHEMA, AudioSpec, FeatureExtractorSpec
+from runtime.bundle.manifest import SCHEMA, AudioSpec, CallDefaults, FeatureExtractorSpec
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,6 +44,7 @@ def make_manifest(audio: AudioSpec = AUDIO, **changes: Any) -> Any:
         "max_new_tokens": 8,
         "scheduler": {"_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear"},
         "engines": {},
+        "defaults": CallDefaults(),
     }
     return SimpleNamespace(**{**fields, **changes})
 
