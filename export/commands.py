@@ -127,8 +127,10 @@ def _add_distilling(add: Callable[..., argparse.Action]) -> None:
     add("--duration", type=float, metavar="SECONDS", help="of what the teacher makes (default: the checkpoint's)")
     add("--iterations", type=int, default=4000, metavar="N", help="of training (default: %(default)s)")
     add("--batch", type=int, default=32, metavar="N", help="sounds of an iteration (default: %(default)s)")
-    add("--learning-rate", type=float, default=2e-4, metavar="X", help="(default: %(default)s)")
+    add("--learning-rate", type=float, default=1e-4, metavar="X", help="(default: %(default)s)")
     add("--minutes", type=float, default=1e9, metavar="N", help="stop training after these; another call goes on")
+    add("--trajectories", type=Path, metavar="FOLDER", help="what the teacher did, for several students (default: own)")
+    add("--start", type=Path, metavar="CHECKPOINT", help="begin with its UNet, such as a student's of more steps")
     add("--device", default="cpu", metavar="NAME", help="of teacher and student: cpu or cuda (default: %(default)s)")
 
 
@@ -155,6 +157,8 @@ def _distill(options: argparse.Namespace, console: Console) -> None:
         learning_rate=options.learning_rate,
         minutes=options.minutes,
         device=options.device,
+        trajectories=options.trajectories,
+        start=options.start,
     )
     checkpoint = open_checkpoint(options.checkpoint, options.revision, options.variant)
     done = distill(checkpoint, prompts, lesson, options.out, console.say)

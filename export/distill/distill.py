@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from runtime.diffusion.schedulers import make_plan
 
 Report = Callable[[str], None]
 NOISE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
+SHARED = 4  # samples of a way at least that are kept after the first
 STUDENT = {
     "_class_name": "DDIMScheduler",
     "timestep_spacing": "trailing",  # the first step begins at pure noise
@@ -41,9 +42,13 @@ class Lesson:
     duration_s: float | None = None  # None: the checkpoint's
     iterations: int = 4000
     batch: int = BATCH
-    learning_rate: float = 2e-4
+    learning_rate: float = 1e-4
     minutes: float = 1e9
     device: str = "cpu"
+    trajectories: Path | None = None  # a folder that several students share; None: of its own
+    start: Path | None = (
+        None  # a checkpoint whose UNet it begins with, such as a student of more steps; None: teacher's
+    )
 
     def __post_init__(self) -> None:
         if not 1 <= self.steps <= self.teacher_steps:
@@ -51,10 +56,16 @@ class Lesson:
         if self.iterations < 1:
             raise BuildError(f"--iterations has to be at least 1, got {self.iterations}")
 
+    @property
+    def thinning(self) -> int:
+        """How many of the recorded samples a step of the student's goes over: students of 1, 2 and 4 share theirs."""
+        return -(-SHARED // self.steps)
+
     def settings(self, scheduler: Mapping[str, Any]) -> Settings:
-        """The teacher's, whose scheduler's config is given: the next number of steps that the student's divides."""
-        every = -(-self.teacher_steps // self.steps)
-        return Settings(self.steps * every, every, self.guidance_scale, self.duration_s, {**scheduler, **TEACHER})
+        """The teacher's, whose scheduler's config is given: the next number of steps that is a multiple."""
+        kept = self.steps * self.thinning
+        every = -(-self.teacher_steps // kept)
+        return Settings(kept * every, every, self.guidance_scale, self.duration_s, {**scheduler, **TEACHER})
 
 
 def distill(checkpoint: Checkpoint, prompts: Sequence[str], lesson: Lesson, out: Path, report: Report = print) -> bool:
@@ -70,15 +81,18 @@ def distill(checkpoint: Checkpoint, prompts: Sequence[str], lesson: Lesson, out:
     work.mkdir(parents=True, exist_ok=True)
     build(checkpoint, work / "teacher", Target(maker=ONNX), report)
     pipeline = AudioLDM2Pipeline.from_pretrained(work / "teacher", lesson.device)
-    ways = record(pipeline, prompts, lesson.settings(checkpoint.scheduler()), work / "ways", report)
+    folder = lesson.trajectories or work / "ways"
+    ways = record(pipeline, prompts, lesson.settings(checkpoint.scheduler()), folder, report).thinned(lesson.thinning)
     pipeline.close()
     config, device = scheduler_config(checkpoint), torch.device(lesson.device)
-    student = Student(_unet(checkpoint, device), make_plan(config, lesson.steps).inlined(), device)
+    start = checkpoint if lesson.start is None else Checkpoint(lesson.start, str(lesson.start))
+    student = Student(_unet(start, device), make_plan(config, lesson.steps).inlined(), device)
     training = Training(
         steps=lesson.iterations, batch=lesson.batch, learning_rate=lesson.learning_rate, decay=0.5, ema=0.995
     )
     done = teach(student, ways, work / "student.pt", training, lesson.minutes, report)
-    write(checkpoint, student.unet, config, out, {**asdict(lesson), "teacher": checkpoint.id, "samples": len(ways)})
+    taught = {"steps": lesson.steps, "guidance_scale": lesson.guidance_scale, "iterations": lesson.iterations}
+    write(checkpoint, student.unet, config, out, {**taught, "teacher": checkpoint.id, "samples": len(ways)})
     return done
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,10 @@ class Trajectories:
             part["states"] = np.pad(part["states"], [(0, 0), (0, missing), (0, 0)])
             part["mask"] = np.pad(part["mask"], [(0, 0), (0, missing)])
         return cls(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+
+    def thinned(self, n: int) -> "Trajectories":
+        """Every n-th sample of each way, its first and last among them."""
+        return replace(self, latents=self.latents[:, ::n])
 
     def __len__(self) -> int:
         return len(self.latents)

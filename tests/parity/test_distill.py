@@ -96,7 +96,10 @@ def test_a_student_learns_and_its_checkpoint_is_like_any_other(
     assert not distill(source, PROMPTS, Lesson(**quick, iterations=40, minutes=0), out, lines.append)
     assert "off its teacher's latents" in lines[-1]
     assert distill(source, PROMPTS, Lesson(**quick, iterations=40), out, lines.append)
-    taught, plan = Trajectories.open(tmp_path / ".student.distill" / "ways"), make_plan(scheduler_config(source), 2)
+    taught, plan = (
+        Trajectories.open(tmp_path / ".student.distill" / "ways").thinned(2),
+        make_plan(scheduler_config(source), 2),
+    )
     before, after = (
         Student(of.load("unet"), plan.inlined(), torch.device("cpu")).error(taught, np.arange(4))
         for of in (source, Checkpoint(out, "student"))
