@@ -22,6 +22,7 @@ from runtime.diffusion.schedulers import make_plan
 
 Report = Callable[[str], None]
 NOISE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
+FEWEST = 5  # prompts, of which a fifth is held out
 SHARED = 4  # samples of a way at least that are kept after the first
 STUDENT = {
     "_class_name": "DDIMScheduler",
@@ -75,6 +76,8 @@ def distill(checkpoint: Checkpoint, prompts: Sequence[str], lesson: Lesson, out:
     """
     if out.exists() and not (out / DISTILLED).is_file():
         raise BuildError(f"{out} is there, and not by an earlier `distill`: choose another --out")
+    if len(prompts) < FEWEST:
+        raise BuildError(f"a student needs {FEWEST} prompts at least, thousands to learn something; got {len(prompts)}")
     if checkpoint.speaks:
         raise BuildError("a checkpoint for speech cannot be distilled: its texts are not prompts alone")
     work = out.absolute().parent / f".{out.name}.distill"

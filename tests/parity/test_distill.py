@@ -135,6 +135,8 @@ def test_wrong_places_and_checkpoints(
     (tmp_path / "mine").mkdir()
     with raises_line(BuildError, "mine is there", "--out"):
         distill(Checkpoint(checkpoint("plain"), "plain"), PROMPTS, Lesson(steps=1), tmp_path / "mine")
+    with raises_line(BuildError, "5 prompts at least", "got 4"):
+        distill(Checkpoint(checkpoint("plain"), "plain"), PROMPTS[1:], Lesson(steps=1), tmp_path / "x")
     assert main(["distill", "--checkpoint", str(checkpoint("plain")), "--out", str(tmp_path / "x")]) == 1
     assert "--prompts is missing" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
