@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from export.build import build
 from export.checkpoint import DISTILLED, Checkpoint
 from export.distill.student import BATCH, Student, teach
-from export.distill.trajectories import TEACHER, Settings, record
+from export.distill.trajectories import TEACHER, Settings, keep_if_same, record
 from export.engines_onnx import ONNX
 from export.errors import BuildError
 from export.loop import Plan as Training
@@ -62,11 +62,11 @@ class Lesson:
         """How many of the recorded samples a step of the student's goes over: students of 1, 2 and 4 share theirs."""
         return -(-SHARED // self.steps)
 
-    def settings(self, scheduler: Mapping[str, Any]) -> Settings:
-        """The teacher's, whose scheduler's config is given: the next number of steps that is a multiple."""
+    def settings(self, teacher: Checkpoint) -> Settings:
+        """How the teacher is run: with the next number of steps that is a multiple."""
         kept = self.steps * self.thinning
-        every = -(-self.teacher_steps // kept)
-        return Settings(kept * every, every, self.guidance_scale, self.duration_s, {**scheduler, **TEACHER})
+        every, scheduler = -(-self.teacher_steps // kept), {**teacher.scheduler(), **TEACHER}
+        return Settings(teacher.weights_sha256, kept * every, every, self.guidance_scale, self.duration_s, scheduler)
 
 
 def distill(checkpoint: Checkpoint, prompts: Sequence[str], lesson: Lesson, out: Path, report: Report = print) -> bool:
@@ -84,18 +84,20 @@ def distill(checkpoint: Checkpoint, prompts: Sequence[str], lesson: Lesson, out:
     work.mkdir(parents=True, exist_ok=True)
     build(checkpoint, work / "teacher", Target(maker=ONNX), report)
     pipeline = AudioLDM2Pipeline.from_pretrained(work / "teacher", lesson.device)
-    folder = lesson.trajectories or work / "ways"
-    ways = record(pipeline, prompts, lesson.settings(checkpoint.scheduler()), folder, report).thinned(lesson.thinning)
+    folder, settings = lesson.trajectories or work / "ways", lesson.settings(checkpoint)
+    ways = record(pipeline, prompts, settings, folder, report).thinned(lesson.thinning)
     pipeline.close()
     config, device = scheduler_config(checkpoint), torch.device(lesson.device)
     start = checkpoint if lesson.start is None else Checkpoint(lesson.start, str(lesson.start))
+    taught = {"steps": lesson.steps, "batch": lesson.batch, "rate": lesson.learning_rate, "start": start.weights_sha256}
+    keep_if_same(work / "lesson.json", {**taught, **vars(settings)}, [work / "student.pt"])
     student = Student(_unet(start, device), make_plan(config, lesson.steps).inlined(), device)
     training = Training(
         steps=lesson.iterations, batch=lesson.batch, learning_rate=lesson.learning_rate, decay=0.5, ema=0.995
     )
     done = teach(student, ways, work / "student.pt", training, lesson.minutes, report)
-    taught = {"steps": lesson.steps, "guidance_scale": lesson.guidance_scale, "iterations": lesson.iterations}
-    write(checkpoint, student.unet, config, out, {**taught, "teacher": checkpoint.id, "samples": len(ways)})
+    told = {"guidance_scale": lesson.guidance_scale, "iterations": lesson.iterations, "samples": len(ways)}
+    write(checkpoint, student.unet, config, out, {**taught, **told, "teacher": checkpoint.id})
     return done
 
 

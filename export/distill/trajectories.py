@@ -1,7 +1,7 @@
 """What the teacher does: the ways that its latents take from noise to sound, recorded with what conditioned them."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ SETTINGS = "settings.json"
 class Settings:
     """How the teacher is run: `steps` of its own, with guidance, of which every `every`-th sample is kept."""
 
+    teacher_sha256: str  # of its weights
     steps: int
     every: int
     guidance_scale: float
@@ -78,12 +79,7 @@ def record(
 ) -> Trajectories:
     """Record one sound a prompt into `folder`, a file for every few; those that are there are not made again."""
     folder.mkdir(parents=True, exist_ok=True)
-    asked = json.dumps({**vars(settings), "prompts": list(prompts)})
-    known = folder / SETTINGS
-    if known.exists() and known.read_text() != asked:
-        for path in folder.glob("*.npz"):
-            path.unlink()
-    known.write_text(asked)
+    keep_if_same(folder / SETTINGS, {**vars(settings), "prompts": list(prompts)}, folder.glob("*.npz"))
     for start in range(0, len(prompts), TOGETHER):
         path = folder / f"{start:08}.npz"
         if path.exists():
@@ -96,6 +92,15 @@ def record(
         if start // TOGETHER % 20 == 0:
             report(f"trajectories: {start + len(part['latents'])} of {len(prompts)}")
     return Trajectories.open(folder)
+
+
+def keep_if_same(file: Path, asked: Mapping[str, Any], made: Iterable[Path]) -> None:
+    """Note in `file` what is asked for, and remove what was made for something else."""
+    text = json.dumps(asked, default=str)
+    if not file.exists() or file.read_text() != text:
+        for path in made:
+            path.unlink(missing_ok=True)
+    file.write_text(text)
 
 
 def _recorded(pipeline: AudioLDM2Pipeline, prompts: list[str], settings: Settings, seed: int) -> dict[str, Array]:

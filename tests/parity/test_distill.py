@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def test_what_is_recorded_is_what_the_teacher_does(
 ) -> None:
     monkeypatch.setattr("export.distill.trajectories.TOGETHER", 2)
     scheduler = {**Checkpoint(checkpoint("plain"), "plain").scheduler(), **TEACHER}
-    settings = Settings(4, 2, 3.5, 0.2, scheduler)
+    settings = Settings("0" * 64, 4, 2, 3.5, 0.2, scheduler)
     pipe, lines = AudioLDM2Pipeline.from_pretrained(bundle("plain"), "cpu", backend="onnxruntime"), list[str]()
     ways = record(pipe, PROMPTS, settings, tmp_path, lines.append)
     assert len(ways) == len(PROMPTS)
@@ -60,6 +61,8 @@ def test_what_is_recorded_is_what_the_teacher_does(
     }
     other = record(pipe, PROMPTS[:1], settings, tmp_path, lines.append)
     assert len(other) == 1  # of other prompts nothing is left
+    stronger = record(pipe, PROMPTS[:1], replace(settings, guidance_scale=9.0), tmp_path, lines.append)
+    assert relative_error(stronger.latents, other.latents) > 1e-3
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
@@ -105,6 +108,11 @@ def test_a_student_learns_and_its_checkpoint_is_like_any_other(
         for of in (source, Checkpoint(out, "student"))
     )
     assert after < 0.8 * before
+    slower = Lesson(**{**quick, "learning_rate": 1e-9}, iterations=2)  # begins anew, and hardly moves
+    distill(source, PROMPTS, slower, out, lines.append)
+    again = Student(Checkpoint(out, "student").load("unet"), plan.inlined(), torch.device("cpu"))
+    assert again.error(taught, np.arange(4)) > 0.95 * before
+    distill(source, PROMPTS, Lesson(**quick, iterations=40), out, lines.append)
     assert json.loads((out / "distilled.json").read_text())["steps"] == 2
     small = tmp_path / "bundle"
     build(Checkpoint(out, "student"), small, report=lines.append)
