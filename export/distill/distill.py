@@ -110,7 +110,8 @@ def scheduler_config(checkpoint: Checkpoint) -> dict[str, Any]:
 def write(checkpoint: Checkpoint, unet: Any, scheduler: dict[str, Any], out: Path, taught: dict[str, Any]) -> None:
     """The checkpoint's folder again, but for UNet and scheduler. What is at `out` is replaced when all is written.
 
-    The UNet's weights are in FP16 where the teacher's are. `taught` is written beside them, for people.
+    The UNet's weights are in FP16 where the teacher's are. `taught` is written beside them: a bundle's calls take its
+    steps, the rest is for people.
     """
     fresh = out.parent / f".{out.name}.fresh"
     shutil.rmtree(fresh, ignore_errors=True)
