@@ -1,7 +1,6 @@
 """Timing in turns, and writing results with the machine, the versions and the commit that they were measured on."""
 
 import ctypes
-import importlib.metadata
 import json
 import os
 import platform
@@ -12,6 +11,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from runtime.install import installed_versions
 
 PACKAGES = (
     *("trt-audioldm2", "torch", "diffusers", "transformers", "onnxruntime", "numpy"),
@@ -57,7 +58,7 @@ def circumstances() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "gpu": gpu(),
         "python": platform.python_version(),
-        "versions": {package: version for package in PACKAGES if (version := _version(package))},
+        "versions": installed_versions(*PACKAGES),
         "commit": commit.stdout.strip() or None,
         "date": time.strftime("%Y-%m-%d"),
     }
@@ -86,13 +87,6 @@ def gpu() -> dict[str, Any] | None:
         "driver": driver[0] if driver else None,
         "cuda": f"{version.value // 1000}.{version.value % 1000 // 10}",  # the newest that the driver takes
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _read(path: str) -> str:

@@ -41,6 +41,7 @@ from runtime.bundle.manifest import (
     TokenizerSpec,
     write_manifest,
 )
+from runtime.bundle.schema import EIGHT_BITS
 from runtime.errors import BundleError
 
 DEMO = "demo"
@@ -136,7 +137,7 @@ def verify(bundle: Bundle, checkpoint: Checkpoint, report: Report = print) -> No
     device = open_bundle_device(bundle, precision="auto" if bundle.needs_gpu() else "fp32")
     for name, spec in bundle.manifest.engines.items():
         make = COMPONENTS[name]
-        if spec.precision in {"int8", "fp8"}:
+        if spec.precision in EIGHT_BITS:
             label = spec.precision.upper()
             report(f"  {name}: {label} was compared on recorded inputs when it was built, and is not compared here")
             continue

@@ -61,9 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m export", description=DESCRIPTION)
     commands = parser.add_subparsers(required=True, metavar="build | verify | inspect | distill")
     build = commands.add_parser("build", help="build a bundle from a checkpoint", allow_abbrev=False)
-    build.add_argument("--checkpoint", required=True, help="hub id, folder in diffusers layout, or 'demo'")
-    build.add_argument("--revision", help="branch, tag or commit of a hub checkpoint")
-    build.add_argument("--variant", metavar="NAME", help="weights of this variant, such as fp16, where there are some")
+    _add_checkpoint(build.add_argument)
     build.add_argument("--out", type=Path, help=f"the bundle's folder (default: {ENGINES_FOLDER}/NAME)")
     formats = "engine format (default: onnx); auto: what suits this machine"
     build.add_argument("--backend", choices=(*BACKENDS, AUTO), default="onnx", help=formats)
@@ -89,11 +87,18 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--layers", action="store_true", help="print each engine's layers and their precisions")
     inspect.set_defaults(run=_inspect, doing="inspecting")
     distill = commands.add_parser("distill", help="teach a checkpoint to do with few steps", allow_abbrev=False)
+    _add_checkpoint(distill.add_argument)  # the teacher
     _add_distilling(distill.add_argument)
     distill.set_defaults(run=_distill, doing="distilling")
     for command in (build, verify, inspect, distill):
         command.add_argument("--debug", action="store_true", help="print the traceback of an error")
     return parser
+
+
+def _add_checkpoint(add: Callable[..., argparse.Action]) -> None:
+    add("--checkpoint", required=True, help="hub id, folder in diffusers layout, or 'demo'")
+    add("--revision", help="branch, tag or commit of a hub checkpoint")
+    add("--variant", metavar="NAME", help="weights of this variant, such as fp16, where there are some")
 
 
 def _add_builder_options(group: "argparse._ArgumentGroup") -> None:
@@ -116,9 +121,6 @@ def _add_builder_options(group: "argparse._ArgumentGroup") -> None:
 
 
 def _add_distilling(add: Callable[..., argparse.Action]) -> None:
-    add("--checkpoint", required=True, help="the teacher: hub id, folder in diffusers layout, or 'demo'")
-    add("--revision", help="branch, tag or commit of a hub checkpoint")
-    add("--variant", metavar="NAME", help="weights of this variant, such as fp16, where there are some")
     add("--out", type=Path, required=True, metavar="CHECKPOINT", help="the student's folder")
     add("--steps", type=int, default=4, metavar="N", help="of the student (default: %(default)s)")
     add("--prompts", type=Path, metavar="FILE", help="what to ask the teacher for, one a line (demo: its own captions)")

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from export.activation import activation_bytes
-from export.maker import Extra, Job, Maker, installed_versions
+from export.maker import Extra, Job, Maker
 from export.parity import TOLERANCE, check_parity
 from export.quantize import Quantized, quantize
 from runtime.backends.device import HostDevice
 from runtime.backends.engine import load_engine
 from runtime.bundle.manifest import BuildRecord, EngineSpec, ParityCheck
 from runtime.bundle.schema import Precision
+from runtime.install import installed_versions
 
 SMALL = 1024  # elements: frequencies and biases, not weights
 

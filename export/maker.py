@@ -3,8 +3,6 @@
 To add a backend, write a file engines_NAME.py that declares its `Maker`, and name that in `export.commands.BACKENDS`.
 """
 
-import contextlib
-import importlib.metadata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,12 +125,3 @@ class Maker:
     extras: Mapping[Precision, Extra] = field(default_factory=dict)
     versions: Callable[[], Mapping[str, str]] = dict
     in_bundle_name: bool = True
-
-
-def installed_versions(*packages: str) -> dict[str, str]:
-    """Versions of those of the packages that are installed."""
-    versions = {}
-    for name in packages:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    return versions

@@ -70,7 +70,7 @@ def check_recorded(
     """Compare an engine on recorded inputs with what its float graph gave for them; raises BuildError as above."""
     first = next(iter(engine.outputs))
     found = [_outputs(engine, feed, device or HostDevice())[first] for feed in feeds]
-    error = relative_error(np.concatenate([f.ravel() for f in found]), np.concatenate([e.ravel() for e in expected]))
+    error = pooled_error(found, expected)
     report(f"  {name}: {len(feeds)} recorded inputs: relative error {error:.1e}")
     if not error <= tolerance:
         raise BuildError(f"{name}: relative error {error:.1e} on recorded inputs is above the tolerance {tolerance:g}")
@@ -145,3 +145,8 @@ def relative_error(actual: npt.NDArray[np.generic], expected: npt.NDArray[np.gen
     scale = float(np.linalg.norm(expected.astype(np.float64)))
     difference = float(np.linalg.norm(actual.astype(np.float64) - expected.astype(np.float64)))
     return difference / scale if scale else (float("inf") if difference else 0.0)
+
+
+def pooled_error(actual: Sequence[Array], expected: Sequence[Array]) -> float:
+    """The same over several arrays, as if they were one."""
+    return relative_error(*(np.concatenate([array.ravel() for array in arrays]) for arrays in (actual, expected)))

@@ -7,9 +7,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-
 from export.calibration import Feeds
+from export.parity import pooled_error
 from runtime.backends.device import Array
 
 HELD_OUT = 3  # every third recorded input
@@ -58,11 +57,11 @@ def quantize(
     for _ in range(2):
         graph = scheme.quantized(kept, calibration)
         actual = scheme.outputs(graph, held_out)
-        error = relative_error(actual, expected)
+        error = pooled_error(actual, expected)
         report(f"  {name}: {scheme.label}, {len(kept)} more layers kept in float: relative error {error:.1e}")
         if error <= max_error:
             return Quantized(graph, error, held_out, expected)
-        hardest = max(range(len(held_out)), key=lambda i: relative_error(actual[i : i + 1], expected[i : i + 1]))
+        hardest = max(range(len(held_out)), key=lambda i: pooled_error(actual[i : i + 1], expected[i : i + 1]))
         kept = _worst_layers(scheme, graph, held_out[hardest], expected[hardest])
     report(f"  {name}: not quantized: the error is above {max_error:g}")
     return None
@@ -74,7 +73,7 @@ def _worst_layers(scheme: Scheme, graph: Any, feed: Feeds, expected: Array) -> l
     for layer in scheme.layers(graph):
         blocks.setdefault(_block(layer), []).append(layer)
     errors: Mapping[str, float] = {
-        block: relative_error(scheme.outputs(scheme.without(graph, layers), [feed]), [expected])
+        block: pooled_error(scheme.outputs(scheme.without(graph, layers), [feed]), [expected])
         for block, layers in blocks.items()
     }
     worst = sorted(errors, key=lambda block: errors[block])[: max(1, round(WORST * len(errors)))]
@@ -84,9 +83,3 @@ def _worst_layers(scheme: Scheme, graph: Any, feed: Feeds, expected: Array) -> l
 def _block(layer: str) -> str:
     """What a layer belongs to, such as unet/up_blocks.2/resnets.1."""
     return "/".join(layer.strip("/").split("/")[:3])
-
-
-def relative_error(actual: Sequence[Array], expected: Sequence[Array]) -> float:
-    """||actual - expected|| / ||expected|| over all arrays, in float64."""
-    squares = sum(float(np.square(a - e, dtype=np.float64).sum()) for a, e in zip(actual, expected, strict=True))
-    return float(np.sqrt(squares / sum(float(np.square(e, dtype=np.float64).sum()) for e in expected)))

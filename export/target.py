@@ -14,10 +14,10 @@ from export.checkpoint import Checkpoint
 from export.components import COMPONENTS
 from export.components.component import TYPICAL_TOKENS
 from export.errors import BuildError
-from export.maker import Maker, TensorRTOptions, installed_versions
-from runtime.bundle.schema import Precision
+from export.maker import Maker, TensorRTOptions
+from runtime.bundle.schema import EIGHT_BITS, Precision
 from runtime.errors import MissingDependencyError
-from runtime.install import install_command
+from runtime.install import install_command, installed_versions
 
 PACKAGES = ("trt-audioldm2", "torch", "diffusers", "transformers", "onnxruntime", "onnxruntime-gpu")
 LONGEST_S = 3600
@@ -55,7 +55,7 @@ class Target:
     @property
     def quantizes(self) -> bool:
         """Whether some engines are calibrated on recorded inputs."""
-        return self.precision in {"int8", "fp8"}
+        return self.precision in EIGHT_BITS
 
     @property
     def suffix(self) -> str:

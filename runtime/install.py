@@ -6,7 +6,8 @@ The name is in no package index, so `pip install trt-audioldm2` would fail, or f
 import json
 import shlex
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, distribution
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,6 +32,15 @@ def install_command(*extras: str) -> str:
     if url and path is None:
         return f"pip install {shlex.quote(f'{DISTRIBUTION}{wanted} @ {_address(origin)}')}"
     return f'pip install ".{wanted}" in the project\'s folder'
+
+
+def installed_versions(*packages: str) -> dict[str, str]:
+    """Versions of those of the packages that are installed."""
+    versions = {}
+    for name in packages:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 def source_folder() -> Path | None:

@@ -25,7 +25,7 @@ def call(case: Mapping[str, Any]) -> Found:
     for graphs in (True, False):
         pipe = _on_device(case, cuda_graphs=graphs)
         made = [pipe(PROMPT, num_inference_steps=20, **CALL) for _ in range(WARM + 5)]
-        apart = [_apart(each.audios, expected) for each in made]
+        apart = [apart_by(each.audios, expected) for each in made]
         row = {"apart": max(apart), "stages_s": _stages(made[WARM:]), "label": pipe.label}
         found["graphs" if graphs else "plain"] = row
         pipe.close()
@@ -103,6 +103,6 @@ def _taken_gib() -> float | None:
     return float((whole - free) / 2**30)
 
 
-def _apart(ours: Array, theirs: Array) -> float:
+def apart_by(ours: Array, theirs: Array) -> float:
     """Relative L2. The project's own stands beside torch, which need not be here."""
     return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.gpu.calls import call, kernels, times
+from bench.gpu.calls import apart_by, call, kernels, times
 from bench.processes import report_to
 from runtime.backends.cuda import CudaDevice
 from runtime.backends.device import Array, Device, HostDevice
@@ -101,7 +101,7 @@ def steps(_: Mapping[str, Any], cupy: Any = None) -> Found:
             noise = rng.standard_normal((40, *SHAPE)).astype(np.float32)
             given = plan, first, noise, guidance, interval, every
             ours, theirs = _denoised(CudaDevice(cupy=cupy), *given), _denoised(HostDevice(), *given)
-            errors.append(_apart(ours, theirs))
+            errors.append(apart_by(ours, theirs))
         found[name] = max(errors)
     worst = max(found.values())
     return {"schedulers": found, "worst": worst, "aim": CLOSE, "ok": worst <= CLOSE}
@@ -221,11 +221,6 @@ def _relieved(device: CudaDevice, limit_bytes: int) -> bool:
             pool.set_limit(size=before)
             graphs.clear()
     return kept == [0] * 12
-
-
-def _apart(ours: Array, theirs: Array) -> float:
-    """Relative L2. The project's own stands beside torch, which need not be here."""
-    return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
 
 
 def _raises(kind: type[Exception], function: Callable[[], object]) -> bool:

@@ -1,13 +1,11 @@
 """`trt-audioldm2-bench`: how fast bundles are on this machine, alone or side by side."""
 
 import argparse
-import importlib.metadata
 import json
 import os
 import platform
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from runtime.bundle import find_bundle, preferred_backend
 from runtime.bundle.bundle import Bundle
 from runtime.errors import AudioLDM2Error, InputError
 from runtime.flags import Parser, check_counts, number, numbers, whole
+from runtime.install import installed_versions
 from runtime.options import FAST_SCHEDULER, FAST_STEPS, SCHEDULERS, add_machine, pipeline_options
 from runtime.wording import last_words
 
@@ -107,14 +106,10 @@ def _setups(options: argparse.Namespace) -> list[Setup]:
 
 
 def _machine() -> dict[str, Any]:
-    versions = {}
-    for name in PACKAGES:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
     return {
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "versions": versions,
+        "versions": installed_versions(*PACKAGES),
         "date": time.strftime("%Y-%m-%d"),
     }

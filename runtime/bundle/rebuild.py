@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from runtime.bundle.manifest import Manifest, build_command
+from runtime.bundle.schema import EIGHT_BITS
 
 
 def rebuild_command(manifest: Manifest, folder: Path) -> str:
@@ -20,7 +21,7 @@ def _target_flags(manifest: Manifest) -> list[str]:
     elif spec is not None and spec.backend == "openvino":
         flags += ["--backend", "openvino"]
     asked = [engine.precision for engine in manifest.engines.values() if engine.precision != "fp32"]
-    eight_bits = [precision for precision in asked if precision in {"int8", "fp8"}]  # beside engines in FP16
+    eight_bits = [precision for precision in asked if precision in EIGHT_BITS]
     if asked:
         flags += ["--precision", (eight_bits or asked)[0]]
     return flags

@@ -18,6 +18,7 @@ SCHEMA: Final = 4
 Family = Literal["audioldm2"]
 Backend = Literal["onnxruntime", "openvino", "tensorrt"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+EIGHT_BITS = ("int8", "fp8")  # calibrated on recorded inputs, with engines in FP16 beside them
 ENGINES = (  # of this family: the names that the pipeline asks for
     "text_encoder",
     "audio_encoder",

@@ -45,12 +45,8 @@ def draw(name: str, rng: np.random.Generator, split: Split = "train", seconds: f
     """
     _check(name, split, seconds)
     sound = SOUNDS[name]
-    ranges = sound.ranges(seconds)
-    quantiles = {setting: draw_quantile(rng, split, sound.stepped) for setting in ranges}
-    quantiles["level_rms"] = draw_quantile(rng, split)
-    settings = {setting: between(span, quantiles[setting]) for setting, span in ranges.items()}
-    word = str(rng.choice(sound.words)) if sound.words else ""
-    caption = write_caption(rng, sound, word, quantiles, split)
+    quantiles, word, caption = _described(sound, rng, split, seconds)
+    settings = {setting: between(span, quantiles[setting]) for setting, span in sound.ranges(seconds).items()}
     take = Take(rng, round(seconds * SAMPLE_RATE_HZ), quantiles, word=word, **settings)
     audio = at_level(sound.make(take), quantiles["level_rms"])
     known: dict[str, float | str] = {**settings, "level_rms": float(np.sqrt(np.mean(np.square(audio))))}
@@ -61,15 +57,21 @@ def draw(name: str, rng: np.random.Generator, split: Split = "train", seconds: f
 
 def captions(per_class: int, seed: int, split: Split = "train", seconds: float = 2.56) -> list[str]:
     """So many captions of each class, as clips have them, without the clips."""
-    found = []
+    found: list[str] = []
     for name, sound in SOUNDS.items():
         rng = generator(name, seed)
-        for _ in range(per_class):
-            settings = (*sound.ranges(seconds), "level_rms")
-            quantiles = {setting: draw_quantile(rng, split, sound.stepped) for setting in settings}
-            word = str(rng.choice(sound.words)) if sound.words else ""
-            found.append(write_caption(rng, sound, word, quantiles, split))
+        found += (_described(sound, rng, split, seconds)[-1] for _ in range(per_class))
     return found
+
+
+def _described(
+    sound: Sound, rng: np.random.Generator, split: Split, seconds: float
+) -> tuple[dict[str, float], str, str]:
+    """Where a clip's settings lie in their spans, the word that it says, and its caption."""
+    quantiles = {setting: draw_quantile(rng, split, sound.stepped) for setting in sound.ranges(seconds)}
+    quantiles["level_rms"] = draw_quantile(rng, split)
+    word = str(rng.choice(sound.words)) if sound.words else ""
+    return quantiles, word, write_caption(rng, sound, word, quantiles, split)
 
 
 def at_level(sound: Samples, quantile: float) -> Samples:
