@@ -5,7 +5,7 @@ import ctypes
 import hashlib
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +17,7 @@ from runtime.backends.cache import keep_cached, read_cached
 from runtime.backends.device import Array, Device
 from runtime.backends.kept import Kept
 from runtime.backends.quiet_import import import_quietly
+from runtime.backends.rounding import Ahead, misread_in_bf16, round_residual_blocks, split_angles
 from runtime.backends.shared import Shared, file_key, graph_files
 from runtime.backends.specs import BuiltFor, TensorSpec, check_feeds, check_names
 from runtime.errors import EngineError, MissingDependencyError
@@ -71,26 +72,29 @@ class Program:
             # demo's sounds are recognised as in FP32, with BF16 throughout three quarters of them are.
             self.precision = "mixed"
         options = {"INFERENCE_PRECISION_HINT": PRECISIONS[self.precision], "PERFORMANCE_HINT": "LATENCY"}
-        if PRECISIONS[self.precision] == "bf16":
-            # OpenVINO 2026.4's generated kernels compute a UNet of 4 and 6 channels a head with an error of 0.23 on
-            # AVX-512 BF16. torch's BF16 has 0.026, and so has this. bench/LOG.md has what it costs.
-            options["SNIPPETS_MODE"] = "DISABLE"
         if device.cpu_threads is not None:
             options["INFERENCE_NUM_THREADS"] = str(device.cpu_threads)
         self._core.set_property("CPU", options)
-        self._cache_key = self._describe(options)
         try:
             self.model = self._core.read_model(path)
         except RuntimeError as error:
             raise EngineError(f"{path.name}: OpenVINO refused it: {_reason(error)}") from error
+        self.tensors = _names(self.model.inputs), _names(self.model.outputs)
         if self.precision == "mixed":
             round_residual_blocks(self.model)
+        angles = split_angles(self.model) if self.precision == "bf16" else None
+        self._angles = angles and self._core.compile_model(angles, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        self._cache_key = self._describe(options)
         self._compiled: Shared[Any] = Shared()
         self._compiling = threading.Lock()  # compiling changes the shapes of the one model
 
     def compiled(self, shapes: Mapping[str, list[int]]) -> Any:
         """What runs inputs of these shapes, an axis of -1 open; of no shapes, what runs any. Compiled once."""
         return self._compiled.get(str(shapes), lambda: self._compile(shapes))
+
+    def ahead(self) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
+        """What makes the feeds of the graph from those of the engine. For one thread at a time."""
+        return dict if self._angles is None else Ahead(self._angles, self.model)
 
     def give_back(self) -> None:
         """Let the kernel drop the pages of the graph's files: see `give_back`."""
@@ -106,7 +110,9 @@ class Program:
             with self._compiling:
                 if shapes:
                     self.model.reshape(dict(shapes))
-                compiled = self._core.compile_model(self.model, "CPU")
+                misread = self.precision == "bf16" and misread_in_bf16(self.model)
+                kernels = {"SNIPPETS_MODE": "DISABLE"} if misread else {}
+                compiled = self._core.compile_model(self.model, "CPU", kernels)
             if key:
                 keep_cached(CACHE, key, compiled.export_model().getvalue())
         self.give_back()
@@ -119,7 +125,9 @@ class Program:
             return None
         digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
         cpu = [str(self._core.get_property("CPU", name)) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
-        return " ".join([*digests, *cpu, self._openvino.get_version(), self.precision, str(sorted(options.items()))])
+        inputs = sorted(_names(self.model.inputs))
+        how = (self._openvino.get_version(), self.precision, str(sorted(options.items())), *inputs)
+        return " ".join([*digests, *cpu, *how])
 
 
 class OpenVinoEngine:
@@ -137,19 +145,20 @@ class OpenVinoEngine:
         self.loading_s = 0.0
         # by shapes what was compiled, which is shared, and this engine's own request to it
         self._requests: Kept[tuple[Any, Any]] = Kept(KEPT_SHAPES)
-        model = program.model
-        check_names(name, {i.any_name for i in model.inputs}, {o.any_name for o in model.outputs}, inputs, outputs)
+        self._ahead = program.ahead()
+        check_names(name, *program.tensors, inputs, outputs)
 
     def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         """Run the graph once. Raises EngineError with the wrong tensor's name, or OpenVINO's own words."""
         if self._program is None:
             raise EngineError(f"{self._name}: this engine is closed")
         check_feeds(self._name, self.inputs, feeds)
-        shapes = self._shapes(feeds) if self._grows else {}
         compiled_s = self.loading_s
         try:
+            fed = self._ahead(feeds)
+            shapes = self._shapes(fed) if self._grows else {}
             with self._requests.borrowed(str(shapes), partial(self._new_request, shapes)) as (_, request):
-                results = request.infer(dict(feeds), share_inputs=True)  # outputs are copies: the caller's own
+                results = request.infer(fed, share_inputs=True)  # outputs are copies: the caller's own
         except RuntimeError as error:
             raise EngineError(f"{self._name}: {_reason(error)}") from error
         if self.loading_s > compiled_s:  # it was compiled for this run, and packs its weights in its first one
@@ -163,10 +172,12 @@ class OpenVinoEngine:
 
     def _shapes(self, feeds: Mapping[str, Array]) -> dict[str, list[int]]:
         """The shape of each input, -1 where an axis stays open."""
-        return {
-            name: [-1 if axis in TEXT_AXES else size for axis, size in zip(spec.axes, feeds[name].shape, strict=True)]
-            for name, spec in self.inputs.items()
-        }
+        shapes = {name: list(array.shape) for name, array in feeds.items()}
+        for name, spec in self.inputs.items():
+            if name in shapes:
+                sized = zip(spec.axes, shapes[name], strict=True)
+                shapes[name] = [-1 if axis in TEXT_AXES else size for axis, size in sized]
+        return shapes
 
     def _new_request(self, shapes: Mapping[str, list[int]]) -> tuple[Any, Any]:
         start = time.perf_counter()
@@ -174,27 +185,6 @@ class OpenVinoEngine:
         request = compiled.create_infer_request()
         self.loading_s += time.perf_counter() - start
         return compiled, request
-
-
-def round_residual_blocks(model: Any) -> None:
-    """Let the convolutions of residual blocks take BF16; their sums and all else stay in FP32. Changes the model.
-
-    They have as many channels out as in and are nearly all of a HiFi-GAN's arithmetic; those in INT8 stay as they are.
-    OpenVINO has no mark for this; but a convolution whose operands are BF16 computes in it, whatever the rest does.
-    """
-    from openvino import opset13 as opset
-
-    for layer in model.get_ordered_ops():
-        if layer.get_type_name() != "Convolution" or len(set(layer.input(1).get_shape()[:2])) > 1:
-            continue
-        if layer.input_value(0).get_node().get_type_name() == "FakeQuantize":
-            continue
-        users = layer.output(0).get_target_inputs()
-        for operand in layer.inputs():
-            operand.replace_source_output(opset.convert(operand.get_source_output(), "bf16").output(0))
-        for user in users:
-            user.replace_source_output(opset.convert(layer, "f32").output(0))
-    model.validate_nodes_and_infer_types()
 
 
 def give_back(graph: Path) -> None:
@@ -218,6 +208,10 @@ def _precision(core: Any, asked: str) -> str:
     if asked == "bf16" and not has_bf16:
         raise EngineError("precision bf16: this CPU has no instructions for it; use fp32")
     return ("bf16" if has_bf16 else "fp32") if asked == "auto" else asked
+
+
+def _names(tensors: list[Any]) -> set[str]:
+    return {tensor.any_name for tensor in tensors}
 
 
 def _reason(error: Exception) -> str:
