@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from runtime.backends import openvino_graph
 from runtime.backends.cache import keep_cached, read_cached
 from runtime.backends.device import Array, Device
 from runtime.backends.kept import Kept
 from runtime.backends.quiet_import import import_quietly
-from runtime.backends.rounding import Ahead, misread_in_bf16, round_residual_blocks, split_angles
 from runtime.backends.shared import Shared, file_key, graph_files
 from runtime.backends.specs import BuiltFor, TensorSpec, check_feeds, check_names
 from runtime.errors import EngineError, MissingDependencyError
@@ -75,16 +75,17 @@ class Program:
         if device.cpu_threads is not None:
             options["INFERENCE_NUM_THREADS"] = str(device.cpu_threads)
         self._core.set_property("CPU", options)
+        self._cache_key = self._describe(options)
         try:
             self.model = self._core.read_model(path)
         except RuntimeError as error:
             raise EngineError(f"{path.name}: OpenVINO refused it: {_reason(error)}") from error
         self.tensors = _names(self.model.inputs), _names(self.model.outputs)
         if self.precision == "mixed":
-            round_residual_blocks(self.model)
-        angles = split_angles(self.model) if self.precision == "bf16" else None
+            openvino_graph.round_residual_blocks(self.model)
+        openvino_graph.upsample_by_convolution(self.model)
+        angles = openvino_graph.split_angles(self.model) if self.precision == "bf16" else None
         self._angles = angles and self._core.compile_model(angles, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-        self._cache_key = self._describe(options)
         self._compiled: Shared[Any] = Shared()
         self._compiling = threading.Lock()  # compiling changes the shapes of the one model
 
@@ -94,7 +95,7 @@ class Program:
 
     def ahead(self) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
         """What makes the feeds of the graph from those of the engine. For one thread at a time."""
-        return dict if self._angles is None else Ahead(self._angles, self.model)
+        return dict if self._angles is None else openvino_graph.Ahead(self._angles, self.model)
 
     def give_back(self) -> None:
         """Let the kernel drop the pages of the graph's files: see `give_back`."""
@@ -110,7 +111,7 @@ class Program:
             with self._compiling:
                 if shapes:
                     self.model.reshape(dict(shapes))
-                misread = self.precision == "bf16" and misread_in_bf16(self.model)
+                misread = self.precision == "bf16" and openvino_graph.misread_in_bf16(self.model)
                 kernels = {"SNIPPETS_MODE": "DISABLE"} if misread else {}
                 compiled = self._core.compile_model(self.model, "CPU", kernels)
             if key:
@@ -123,11 +124,9 @@ class Program:
         files = graph_files(self._path)
         if sum(file.stat().st_size for file in files) > CACHED_GRAPH_BYTES:
             return None
-        digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+        digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in (*files, Path(openvino_graph.__file__))]
         cpu = [str(self._core.get_property("CPU", name)) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
-        inputs = sorted(_names(self.model.inputs))
-        how = (self._openvino.get_version(), self.precision, str(sorted(options.items())), *inputs)
-        return " ".join([*digests, *cpu, *how])
+        return " ".join([*digests, *cpu, self._openvino.get_version(), self.precision, str(sorted(options.items()))])
 
 
 class OpenVinoEngine:

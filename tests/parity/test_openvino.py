@@ -12,6 +12,7 @@ import openvino
 import pytest
 from openvino import opset13 as opset
 
+from export.demo import CONFIGS
 from export.parity import relative_error
 from runtime import AudioLDM2Pipeline, InputError
 from runtime.backends import openvino as backend
@@ -118,9 +119,32 @@ def test_the_vocoder_rounds_in_its_residual_blocks_alone(bundle: Callable[[str],
     assert 1e-6 < relative_error(mixed, exact) < relative_error(half, exact) < BF16
     assert isinstance(engines[1], backend.OpenVinoEngine)
     compiled = engines[1]._program.compiled({"mel": [1, 20, 64]})  # the one that has just run
-    kinds = {"Convolution": {"bf16", "f32"}, "Deconvolution": {"f32"}}  # first and last, blocks; upsampling
-    for kind, expected in kinds.items():
-        assert {precision for layer, precision in executed(compiled) if layer == kind} == expected
+    layers = executed(compiled)  # first, last, and upsampling by convolution are in FP32
+    config = CONFIGS["vocoder"]
+    residual = 2 * len(config["upsample_rates"]) * sum(map(len, config["resblock_dilation_sizes"]))
+    exact = [layers.count(("Convolution", kind)) for kind in ("f32", "bf16")]
+    assert exact == [2 + len(config["upsample_rates"]), residual]
+    assert "Deconvolution" not in {layer for layer, _ in layers}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "cut"), [(16, 5, 5), (16, 4, 6), (8, 2, 3), (4, 2, 0), (3, 3, 0), (2, 3, 0)]
+)
+def test_upsampling_by_convolution_is_a_transposed_one(kernel: int, stride: int, cut: int) -> None:
+    rng, core = np.random.default_rng(), openvino.Core()
+    mel = opset.parameter([1, 6, 9], np.float32)
+    weights = opset.constant(rng.standard_normal((6, 4, kernel), np.float32))
+    model = openvino.Model(
+        [opset.convolution_backprop_data(mel, weights, [stride], pads_begin=[cut], pads_end=[cut])], [mel]
+    )
+    samples = rng.standard_normal((1, 6, 9), np.float32)
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    expected = core.compile_model(model, "CPU", exact)(samples)[0]
+    backend.openvino_graph.upsample_by_convolution(model)
+    assert "ConvolutionBackpropData" not in {layer.get_type_name() for layer in model.get_ordered_ops()}
+    actual = core.compile_model(model, "CPU", exact)(samples)[0]
+    assert actual.shape == expected.shape
+    assert relative_error(actual, expected) < 1e-5
 
 
 def executed(compiled: Any) -> list[tuple[str, str]]:

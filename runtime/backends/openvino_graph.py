@@ -1,7 +1,9 @@
-"""Where OpenVINO may round to BF16 and where it must not: changes to a graph before it is compiled."""
+"""What is changed in a graph before OpenVINO compiles it: so that it is computed faster, and right."""
 
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from runtime.backends.device import Array
 
@@ -11,7 +13,8 @@ ATTENTION = "ScaledDotProductAttention"
 def round_residual_blocks(model: Any) -> None:
     """Let the convolutions of residual blocks take BF16; their sums and all else stay in FP32. Changes the model.
 
-    They have as many channels out as in and are nearly all of a HiFi-GAN's arithmetic; those in INT8 stay as they are.
+    They have as many channels out as in, a leaky ReLU ahead, and nearly all of a HiFi-GAN's arithmetic; those in INT8
+    have a FakeQuantize ahead and stay as they are.
     OpenVINO has no mark for this; but a convolution whose operands are BF16 computes in it, whatever the rest does.
     """
     from openvino import opset13 as opset
@@ -19,13 +22,49 @@ def round_residual_blocks(model: Any) -> None:
     for layer in model.get_ordered_ops():
         if layer.get_type_name() != "Convolution" or len(set(layer.input(1).get_shape()[:2])) > 1:
             continue
-        if layer.input_value(0).get_node().get_type_name() == "FakeQuantize":
+        if layer.input_value(0).get_node().get_type_name() != "PRelu":
             continue
         users = layer.output(0).get_target_inputs()
         for operand in layer.inputs():
             operand.replace_source_output(opset.convert(operand.get_source_output(), "bf16").output(0))
         for user in users:
             user.replace_source_output(opset.convert(layer, "f32").output(0))
+    model.validate_nodes_and_infer_types()
+
+
+def upsample_by_convolution(model: Any) -> None:
+    """Put a plain convolution in place of each transposed one along time. Changes the model.
+
+    Of `stride` neighboring outputs each takes the same few inputs, with weights of its own: they are channels of one
+    convolution, which are then laid out in time. OpenVINO computes that at twice the rate (bench/LOG.md).
+    """
+    from openvino import opset13 as opset
+
+    def whole(*numbers: int) -> Any:
+        return opset.constant(np.array(numbers, np.int64))
+
+    for layer in model.get_ordered_ops():
+        if layer.get_type_name() != "ConvolutionBackpropData":
+            continue
+        how = layer.get_attributes()
+        if len(how["strides"]) > 1 or how["dilations"] != [1] or how["output_padding"] != [0]:
+            continue
+        stride, cut, cut_at_end = (how[name][0] for name in ("strides", "pads_begin", "pads_end"))
+        weights = layer.input_value(1)  # (channels in, channels out, kernel)
+        rows, columns, kernel = weights.get_shape()
+        taps = -(-kernel // stride)
+        missing = taps * stride - kernel
+        weights = opset.pad(weights, whole(0, 0, 0), whole(0, 0, missing), "constant")
+        weights = opset.reshape(weights, whole(rows, columns, taps, stride), special_zero=False)
+        weights = opset.gather(weights, whole(*reversed(range(taps))), whole(2))  # a convolution does not turn them
+        weights = opset.reshape(opset.transpose(weights, whole(1, 3, 0, 2)), whole(columns * stride, rows, taps), False)
+        outer = [taps - 1]
+        blocks = opset.convolution(layer.input_value(0), weights, [1], outer, outer, [1])
+        samples = opset.depth_to_space(blocks, "depth_first", stride)
+        end = whole(-(cut_at_end + missing) or np.iinfo(np.int64).max)
+        kept = opset.slice(samples, whole(cut), end, whole(1), whole(2))
+        for user in layer.output(0).get_target_inputs():
+            user.replace_source_output(kept.output(0))
     model.validate_nodes_and_infer_types()
 
 
