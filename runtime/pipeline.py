@@ -74,6 +74,7 @@ class AudioLDM2Pipeline:
             with stage("load"):
                 self._engines.open(*request.engines)
                 check_memory(self._manifest, request, self._device.free_bytes(), self._options)
+                self._engines.prepare(request.sizes(self._manifest.audio, slicing=self._options.vae_slicing))
             noise = SeededNoise(request.seeds, request.seed_device, self._device.xp, **self._device.threads())
             with stage("encode"):
                 conditioning = self._encode(request)
@@ -115,10 +116,9 @@ class AudioLDM2Pipeline:
         if edit is not None and known is not None:
             latents = latents if edit.strength == 1 else plan.noised(0, known, first)
             kept = None if edit.mask is None else Known(known, xp.asarray(edit.mask), first)
-        scale = request.guidance_scale if request.guided else None
-        lossy = request.guidance_interval, request.feature_cache_interval
-        feeds, view = conditioning.feeds(), request.canvas
-        steps = self._denoiser.steps(plan, latents, feeds, scale, noise.randn, *lossy, canvas=view, known=kept)
+        scale, view = request.guidance_scale if request.guided else None, request.canvas
+        lossy, texts = (request.guidance_interval, request.feature_cache_interval), conditioning.feeds()
+        steps = self._denoiser.steps(plan, latents, texts, scale, noise.randn, *lossy, canvas=view, known=kept)
         for i, latents in enumerate(steps):
             if not request.goes_on(i, latents):
                 break

@@ -9,7 +9,7 @@ from typing import Any
 
 from runtime.arguments import Arguments, StopDenoising
 from runtime.backends.device import Array
-from runtime.bundle.manifest import Manifest
+from runtime.bundle.manifest import AudioSpec, Manifest
 from runtime.checks import MOST, integer, listed, number, shown
 from runtime.diffusion.canvas import Canvas
 from runtime.diffusion.noise import Seed, is_generator
@@ -18,12 +18,14 @@ from runtime.edit import Edit, check_edit
 from runtime.embeddings import embedding_specs, negative_embeds, positive_embeds
 from runtime.errors import InputError, MissingDependencyError
 from runtime.sizes import canvas_of, latent_shape, own_latents, sample_count
+from runtime.sound.vocode import STREAMED_FRAMES
 from runtime.text.conditioning import Conditioning
 from runtime.text.encoder import Prompt
 from runtime.text.weights import weighted
 from runtime.wording import check_text
 
 MOST_GUIDANCE = 1000.0  # latents grow with it: far above it their squares overflow float32, and the sound falls silent
+TEXT_ENGINES = "text_encoder", "text_encoder_2", "projection_model", "language_model"
 OUTPUT_TYPES = ("np", "latent", "pt")
 SEED_DEVICES = ("cpu", "cuda")
 
@@ -90,11 +92,23 @@ class Request:
     @property
     def engines(self) -> tuple[str, ...]:
         """The names of the engines that it runs, for loading them side by side."""
-        names = ["text_encoder", "text_encoder_2", "projection_model", "language_model", "unet"]
+        names = [*TEXT_ENGINES, "unet"]
         names += ["vae_encoder"] if self.encoded is not None else []
         names += ["unet_shallow"] if self.feature_cache_interval > 1 else []
         names += ["vae_decoder", "vocoder"] if self.output_type != "latent" else []
         return (*names, *(["audio_encoder"] if self.ranked and self.output_type != "latent" else []))
+
+    def sizes(self, audio: AudioSpec, *, slicing: bool) -> dict[str, dict[str, int]]:
+        """By engine the sizes of what it gets, by axis, in the order of their use: as far as they are known ahead."""
+        rows, _, height, _ = self.latent_shape
+        known: dict[str, dict[str, int]] = {name: {} for name in TEXT_ENGINES}
+        if self.canvas is None:
+            window = STREAMED_FRAMES if self.audio_callback is not None else audio.vocoder_window_frames
+            frames = min(height * audio.vae_scale_factor, window + 2 * audio.vocoder_context_frames)
+            known["unet"] = {"batch": 2 * rows if self.guided else rows, "height": height}
+            known["vae_decoder"] = {"batch": 1 if slicing else rows, "height": height}
+            known["vocoder"] = {"batch": rows, "frames": frames}
+        return known
 
     def prompt(self, i: int) -> Prompt:
         """What there is of prompt number `i`."""

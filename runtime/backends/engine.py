@@ -41,6 +41,9 @@ class Engine(Protocol):
     def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         """Run once over arrays named and shaped as `inputs` says. Raises EngineError."""
 
+    def prepare(self, sizes: Mapping[str, int]) -> None:
+        """Get ready for runs of these sizes, by axis of the inputs. Nothing else may use the engine meanwhile."""
+
     def close(self) -> None:
         """Free all that the engine holds."""
 

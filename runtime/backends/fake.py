@@ -36,5 +36,8 @@ class FakeEngine:
         check_feeds(f"{self._name} (outputs)", self.outputs, outputs)
         return outputs
 
+    def prepare(self, sizes: Mapping[str, int]) -> None:
+        """A function runs every size."""
+
     def close(self) -> None:
         """Nothing to free."""

@@ -95,6 +95,9 @@ class OrtEngine:
             raise EngineError(f"{self._name}: {reason(error)}") from error
         return dict(zip(names, arrays, strict=True))
 
+    def prepare(self, sizes: Mapping[str, int]) -> None:
+        """A session runs every size."""
+
     def close(self) -> None:
         """Let go of the session: its weights are freed with the last engine that shares it."""
         self._session = None

@@ -6,6 +6,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -141,7 +142,7 @@ class OpenVinoEngine:
         self.inputs, self.outputs, self.label = inputs, outputs, f"openvino {program.precision}"
         self._grows = any(AUDIO_AXES & set(spec.axes) for spec in inputs.values())
         self._name, self._program = name, program
-        self.loading_s = 0.0
+        self.loading_s, self._fresh = 0.0, False
         # by shapes what was compiled, which is shared, and this engine's own request to it
         self._requests: Kept[tuple[Any, Any]] = Kept(KEPT_SHAPES)
         self._ahead = program.ahead()
@@ -152,17 +153,25 @@ class OpenVinoEngine:
         if self._program is None:
             raise EngineError(f"{self._name}: this engine is closed")
         check_feeds(self._name, self.inputs, feeds)
-        compiled_s = self.loading_s
         try:
             fed = self._ahead(feeds)
-            shapes = self._shapes(fed) if self._grows else {}
-            with self._requests.borrowed(str(shapes), partial(self._new_request, shapes)) as (_, request):
+            with self._request(fed) as (_, request):
                 results = request.infer(fed, share_inputs=True)  # outputs are copies: the caller's own
         except RuntimeError as error:
             raise EngineError(f"{self._name}: {_reason(error)}") from error
-        if self.loading_s > compiled_s:  # it was compiled for this run, and packs its weights in its first one
+        if self._fresh:  # a program for any shape packs its weights in its first run
             self._program.give_back()
+            self._fresh = False
         return {name: results[name] for name in self.outputs}
+
+    def prepare(self, sizes: Mapping[str, int]) -> None:
+        """Compile for inputs of these sizes by axis; those of texts may be any."""
+        loading_s, feeds = self.loading_s, {}
+        for name, spec in self.inputs.items():
+            shape = [sizes.get(axis, least) for axis, least in zip(spec.axes, spec.min_shape, strict=True)]
+            feeds[name] = np.zeros(shape, spec.dtype)
+        with self._request(self._ahead(feeds)):
+            self.loading_s = loading_s  # nobody has waited
 
     def close(self) -> None:
         """Let go of the graph and its programs: they are freed with the last engine that shares them."""
@@ -178,11 +187,16 @@ class OpenVinoEngine:
                 shapes[name] = [-1 if axis in TEXT_AXES else size for axis, size in sized]
         return shapes
 
+    def _request(self, fed: Mapping[str, Array]) -> AbstractContextManager[tuple[Any, Any]]:
+        """What runs these feeds of the graph, and what it was compiled to."""
+        shapes = self._shapes(fed) if self._grows else {}
+        return self._requests.borrowed(str(shapes), partial(self._new_request, shapes))
+
     def _new_request(self, shapes: Mapping[str, list[int]]) -> tuple[Any, Any]:
         start = time.perf_counter()
         compiled = self._program.compiled(shapes)
         request = compiled.create_infer_request()
-        self.loading_s += time.perf_counter() - start
+        self.loading_s, self._fresh = self.loading_s + time.perf_counter() - start, True
         return compiled, request
 
 

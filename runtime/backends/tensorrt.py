@@ -127,6 +127,9 @@ class TensorRTEngine:
             raise EngineError(f"{self._name}: TensorRT could not run it: {self._messages.last_error}")
         return results
 
+    def prepare(self, sizes: Mapping[str, int]) -> None:
+        """An engine is compiled when it is built."""
+
     def close(self) -> None:
         """Free the contexts, the engine and its weights. What RTX compiled for this GPU is kept for the next start."""
         if self._cache is not None and self._jit_key is not None and self._contexts:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ from runtime.backends.engine import Engine
 from runtime.bundle.bundle import Bundle
 
 Arrays = Mapping[str, Array]
+Sizes = Mapping[str, int]  # of an engine's inputs, by axis
 Around = Callable[[Callable[[Arrays], Arrays], Arrays], Arrays]  # of an engine's own `run` and the feeds: the outputs
 
 
@@ -31,6 +32,10 @@ class InterceptedEngine:
     def run(self, feeds: Arrays) -> Arrays:
         """Run once, through the function."""
         return self._around(self._engine.run, feeds)
+
+    def prepare(self, sizes: Mapping[str, int]) -> None:
+        """As the engine itself does."""
+        self._engine.prepare(sizes)
 
     def close(self) -> None:
         """Free all that the engine holds."""
@@ -56,6 +61,8 @@ class OpenEngines(Mapping[str, Engine]):
         self._one_at_a_time = one_at_a_time
         self._open: dict[str, Engine] = {}
         self._around: dict[str, Around] = {}
+        self._preparing: dict[str, Future[None]] = {}
+        self._sizes: dict[str, Sizes] = {}  # that each engine was prepared for last
         self._spent_s = 0.0
         self.labels: dict[str, str] = {}  # of each engine that was loaded so far: its library and precision
 
@@ -67,6 +74,7 @@ class OpenEngines(Mapping[str, Engine]):
             start = time.perf_counter()
             self._keep({name: self._load(name)})
             self._spent_s += time.perf_counter() - start
+        self._wait_for(name)
         around = self._around.get(name)
         return self._open[name] if around is None else InterceptedEngine(self._open[name], around)
 
@@ -97,6 +105,20 @@ class OpenEngines(Mapping[str, Engine]):
             self._keep({name: self._load(name) for name in new})
         self._spent_s += time.perf_counter() - start
 
+    def prepare(self, sizes: Mapping[str, Sizes]) -> None:
+        """Have open engines compile for these sizes side by side, in this order, in the background.
+
+        An engine that is used before it is ready is waited for, which counts as loading.
+        """
+        new = {name: size for name, size in sizes.items() if name in self._open and self._sizes.get(name) != size}
+        if new and self._device.gpu is None:
+            pool = ThreadPoolExecutor()
+            for name, size in new.items():
+                self._wait_for(name)
+                self._preparing[name] = pool.submit(self._open[name].prepare, size)
+            self._sizes |= new
+            pool.shutdown(wait=False)
+
     def stages(self) -> "Stages":
         """A new call's stages."""
         return Stages(self, self._device)
@@ -115,12 +137,22 @@ class OpenEngines(Mapping[str, Engine]):
 
     def close(self) -> None:
         """Free every engine when the device is done with it; a later use loads it again."""
+        for name in list(self._preparing):
+            self._wait_for(name)
+        self._sizes.clear()
         if self._open:
             self._device.wait()
         while self._open:
             engine = self._open.popitem()[1]
             self._spent_s += engine.loading_s
             engine.close()
+
+    def _wait_for(self, name: str) -> None:
+        """Until the engine is prepared, if it is being prepared. Raises EngineError."""
+        if (preparing := self._preparing.pop(name, None)) is not None:
+            start = time.perf_counter()
+            preparing.result()
+            self._spent_s += time.perf_counter() - start
 
     def _load(self, name: str) -> Engine:
         return self._bundle.open(name, self._device, self.backend)

@@ -17,6 +17,7 @@ from export.parity import relative_error
 from runtime import AudioLDM2Pipeline, InputError
 from runtime.backends import openvino as backend
 from runtime.backends.device import HostDevice
+from runtime.backends.engine import Engine
 from runtime.bundle import Bundle, choose_backend
 from runtime.errors import EngineError
 from tests.checkpoints import SMALL
@@ -61,17 +62,36 @@ def test_ways_to_save_memory_change_nothing(options: dict[str, bool], bundle: Ca
     assert relative_error(actual.audios, expected.audios) <= EXACT
 
 
-@pytest.mark.skipif(not HAS_BF16, reason="this CPU has no BF16")
-def test_bf16_is_what_auto_means_except_where_it_is_heard(bundle: Callable[[str], Path]) -> None:
-    rng = np.random.default_rng()
-    exact, half = (Bundle.read(bundle("plain")).open("unet", HostDevice(kind), "openvino") for kind in ("fp32", "auto"))
-    sizes = {"batch": 2, "height": 12, "tokens": 16, "new_tokens": 8}
+def unet_feeds(unet: Engine) -> dict[str, Any]:
+    """For two rows of 12, and texts of 16 tokens."""
+    rng, sizes = np.random.default_rng(), {"batch": 2, "height": 12, "tokens": 16, "new_tokens": 8}
     feeds = {
         name: rng.standard_normal([sizes.get(a, low) for a, low in zip(s.axes, s.min_shape, strict=True)], np.float32)
-        for name, s in exact.inputs.items()
+        for name, s in unet.inputs.items()
         if s.dtype == "float32"
     }
-    feeds |= {"encoder_attention_mask_1": np.ones((2, 16), np.int64)}
+    return feeds | {"encoder_attention_mask_1": np.ones((2, 16), np.int64)}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "auto"])
+def test_a_prepared_engine_compiles_nothing_more(
+    precision: str, bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unet, text = (
+        Bundle.read(bundle("plain")).open(name, HostDevice(precision), "openvino") for name in ("unet", "text_encoder")
+    )
+    unet.prepare({"batch": 2, "height": 12})
+    text.prepare({})
+    assert unet.loading_s == text.loading_s == 0
+    monkeypatch.delattr(backend.Program, "_compile")
+    assert np.isfinite(unet.run(unet_feeds(unet))["noise_pred"]).all()
+    text.run({"input_ids": np.ones((2, 9), np.int64), "attention_mask": np.ones((2, 9), np.int64)})
+
+
+@pytest.mark.skipif(not HAS_BF16, reason="this CPU has no BF16")
+def test_bf16_is_what_auto_means_except_where_it_is_heard(bundle: Callable[[str], Path]) -> None:
+    exact, half = (Bundle.read(bundle("plain")).open("unet", HostDevice(kind), "openvino") for kind in ("fp32", "auto"))
+    feeds = unet_feeds(exact)
     for timestep in (5.0, 521.0, 999.0):  # the last two are no numbers of BF16
         feeds["timestep"][:] = timestep
         error = relative_error(half.run(feeds)["noise_pred"], exact.run(feeds)["noise_pred"])
@@ -212,6 +232,7 @@ def test_programs_are_kept_on_disk_within_bounds(
     assert 0 < sum(file.stat().st_size for file in cache.iterdir()) <= most
     before = sorted(cache.iterdir())
     monkeypatch.setattr(backend, "CACHED_GRAPH_BYTES", 0)
+    gc.collect()  # a program of before would be shared
     vocoder(bundle("plain")).run({"mel": np.zeros((1, 36, 64), np.float32)})
     assert sorted(cache.iterdir()) == before
 

@@ -1,7 +1,8 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Barrier
 from typing import Any, BinaryIO
@@ -356,6 +357,35 @@ def test_one_engine_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     engines.end_stage()
     assert vocoder.closed
     assert engines.loading_s > 40.0
+
+
+def test_engines_prepare_side_by_side_and_are_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    going_on, prepared = threading.Event(), list[dict[str, int]]()
+
+    class Preparing(Opened):
+        def prepare(self, sizes: Mapping[str, int]) -> None:
+            assert going_on.wait(10)
+            prepared.append(dict(sizes))
+            if sizes == {"height": -1}:
+                raise EngineError("no such size")
+
+    monkeypatch.setattr("runtime.bundle.bundle.load_engine", lambda *_, **__: Preparing())
+    engines = OpenEngines(Bundle.read(folder), HostDevice())
+    engines.open("unet", "vocoder")
+    loading_s = engines.loading_s
+    engines.prepare({"unet": {"height": 8}, "vocoder": {"frames": 16}, "vae_decoder": {"height": 8}})  # one is not open
+    assert prepared == []
+    threading.Timer(0.2, going_on.set).start()
+    assert engines["unet"] is engines["unet"]
+    assert {"height": 8} in prepared
+    assert engines.loading_s > loading_s + 0.1
+    engines.prepare({"unet": {"height": 8}})  # known by now
+    engines.close()
+    assert sorted(map(str, prepared)) == ["{'frames': 16}", "{'height': 8}"]
+    engines.open("unet")
+    engines.prepare({"unet": {"height": -1}})
+    with pytest.raises(EngineError, match="no such size"):
+        engines["unet"]
 
 
 def test_engines_outlive_their_stage_otherwise(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
