@@ -28,7 +28,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(
-        required=True, metavar="step | kvcache | memory | gpu | hour | latency | quality | serve | edits", dest="name"
+        required=True,
+        metavar="step | kvcache | memory | gpu | hour | latency | quality | pareto | serve | edits",
+        dest="name",
     )
     step = commands.add_parser("step", help="one guided UNet step at base size, against eager diffusers FP32")
     step.add_argument("--runs", type=int, default=15, help="timed runs of each (default: %(default)s)")
@@ -56,11 +58,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_latency_options(latency)
     quality = commands.add_parser("quality", help="how many generated sounds are recognised as what was asked for")
     _add_quality_options(quality)
+    pareto = commands.add_parser("pareto", help="recognised sounds against the time of a call, of bundles and settings")
+    _add_pareto_options(pareto)
     serve = commands.add_parser("serve", help="load on the service, against diffusers behind FastAPI")
     _add_serve_options(serve)
     edits = commands.add_parser("edits", help="what becomes of audio that is given, and loops, against naive ways")
     _add_edits_options(edits)
-    for command in (step, cache, memory, on_gpu, hour, latency, quality, serve, edits):
+    for command in (step, cache, memory, on_gpu, hour, latency, quality, pareto, serve, edits):
         command.add_argument("--out", type=Path, default=Path("bench/results"), help="folder for the JSON")
     return parser
 
@@ -119,6 +123,18 @@ def _add_quality_options(parser: argparse.ArgumentParser) -> None:
     add("--sweep", action="store_true", help="a grid of schedulers, steps and guidance scales instead of one setting")
     add("--json", type=Path, metavar="FILE", help="where to write the JSON (default: a new file in --out)")
     parser.set_defaults(run=_quality)
+
+
+def _add_pareto_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--engines", type=Path, nargs="+", required=True, metavar="FOLDER", help="bundles of sounds the judge knows")
+    add("--seeds", type=_at_least(1), default=4, metavar="K", help="captions of each class (default: %(default)s)")
+    add("--seed", type=_at_least(0), default=0, help="of captions and noise (default: %(default)s)")
+    add("--seconds", type=float, default=2.56, help="length of a sound (default: %(default)s)")
+    add("--runs", type=_at_least(1), default=11, help="timed calls of each (default: %(default)s)")
+    add("--plot", type=Path, metavar="FILE", help="a picture, as PNG")
+    add("--json", type=Path, metavar="FILE", help="where to write the JSON (default: a new file in --out)")
+    parser.set_defaults(run=_pareto)
 
 
 def _add_serve_options(parser: argparse.ArgumentParser) -> None:
@@ -234,6 +250,12 @@ def _quality(options: argparse.Namespace) -> dict[str, Any]:
     from bench import quality
 
     return quality.run(options)
+
+
+def _pareto(options: argparse.Namespace) -> dict[str, Any]:
+    from bench import pareto
+
+    return pareto.run(options)
 
 
 def _serve(options: argparse.Namespace) -> dict[str, Any]:

@@ -15,13 +15,13 @@ from runtime.flags import check_counts
 from runtime.options import (
     DEFAULT_OUTPUT,
     DEFAULT_PATTERN,
-    FAST_STEPS,
     FLAG_OF_ARGUMENT,
     call_arguments,
     parse,
     pipeline_options,
     with_flags,
 )
+from runtime.presets import PRESETS
 from runtime.sound.whole_file import STANDARD_OUTPUT
 from runtime.wording import last_words, readable, text_of_argument
 
@@ -84,6 +84,8 @@ def _run(options: argparse.Namespace, console: Console) -> int:
         from runtime.sound.plot import check_plot
 
         check_plot()
+    if options.preset is not None and not options.quiet:
+        console.note(f"--{options.preset}: {PRESETS[options.preset].told}")
     return _run_one(options, console) if options.prompts_file is None else _run_many(options, console)
 
 
@@ -92,8 +94,11 @@ def _open_pipeline(options: argparse.Namespace) -> "AudioLDM2Pipeline":
     from runtime.pipeline import AudioLDM2Pipeline
 
     bundle = Bundle.read(find_bundle(options.engines, os.environ, options.device))
-    if options.fast and (steps := bundle.manifest.defaults.num_inference_steps) < FAST_STEPS:
-        raise InputError(f"--fast: {bundle.folder} was taught to do with {steps} steps, which it takes by itself")
+    if options.preset is not None:
+        taught = bundle.manifest.defaults
+        if taught.guidance_scale <= 1:
+            known = f"{bundle.folder} was taught to do with {taught.num_inference_steps} steps"
+            raise InputError(f"--{options.preset}: {known}, which it takes by itself")
     backend = options.backend or preferred_backend(bundle, os.environ)
     return AudioLDM2Pipeline(bundle, backend=backend, **pipeline_options(options))
 
@@ -225,7 +230,8 @@ def _sum_up(summary: dict[str, Any], prompts: int, console: Console) -> None:
 
 def _hint(options: argparse.Namespace, steps: int) -> str:
     """What the progress bar says of a faster way."""
-    return f" (--fast takes {FAST_STEPS} steps)" if options.slow_by_default and steps > FAST_STEPS else ""
+    fewer = PRESETS["fast"].num_inference_steps
+    return f" (--fast takes {fewer} steps)" if options.slow_by_default and steps > fewer else ""
 
 
 def _path(path: str | Path | None) -> str:

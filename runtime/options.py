@@ -7,10 +7,10 @@ from importlib.metadata import version
 from typing import Any, NoReturn
 
 from runtime.flags import DASH_HINT, Parser, at_the_end, interval, number, one_or_pair, seeds, whole
+from runtime.presets import PRESETS
 
 DESCRIPTION = "Turn a text prompt into an audio file with prebuilt AudioLDM2 engines."
 EPILOG = "Build engines first: python -m export build --checkpoint cvssp/audioldm2 (or --checkpoint demo)."
-FAST_STEPS, FAST_SCHEDULER = 20, "DPMSolverMultistepScheduler"
 DEFAULT_OUTPUT, DEFAULT_PATTERN = "output.wav", "output-{index:04d}.wav"
 
 FLAG_OF_ARGUMENT = {
@@ -69,11 +69,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"give a PROMPT, or --prompts-file ({DASH_HINT})")
     if options.prompt is not None and options.prompts_file is not None:
         parser.error("give either a PROMPT or --prompts-file, not both")
-    options.slow_by_default = not options.fast and options.steps is None and options.scheduler is None
-    if options.fast and options.steps is None:
-        options.steps = FAST_STEPS
-    if options.fast and options.scheduler is None:
-        options.scheduler = FAST_SCHEDULER
+    options.slow_by_default = not options.preset and options.steps is None and options.scheduler is None
+    if options.preset is not None:
+        for name, value in PRESETS[options.preset].arguments.items():
+            if getattr(options, name) is None:
+                setattr(options, name, value)
     return options
 
 
@@ -89,7 +89,7 @@ def call_arguments(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "num_inference_steps": options.steps,
         "guidance_scale": options.guidance_scale,
-        "guidance_interval": options.guidance_interval,
+        "guidance_interval": options.guidance_interval or (0.0, 1.0),
         "feature_cache_interval": options.feature_cache,
         "num_waveforms_per_prompt": options.num_waveforms,
         "eta": options.eta,
@@ -146,20 +146,16 @@ def _add_texts(add: Callable[..., argparse.Action]) -> None:
 
 
 def _add_sound(add: Callable[..., argparse.Action]) -> None:
-    add("--fast", action="store_true", help=f"{FAST_STEPS} steps of dpmpp_2m, where --steps or --scheduler do not say")
-    add(
-        "--steps",
-        type=whole,
-        metavar="N",
-        help=f"denoising steps (default: 200, or what was distilled; with --fast {FAST_STEPS})",
-    )
+    for name, preset in PRESETS.items():
+        told = f"{preset}, where other flags do not say"
+        add(f"--{name}", dest="preset", action="store_const", const=name, help=told)
+    add("--steps", type=whole, metavar="N", help="denoising steps (default: 200, or what was distilled)")
     add("--scheduler", metavar="NAME", help=f"{SCHEDULERS} (default: the checkpoint's)")
     guidance = "1 or less: no guidance, half the work (default: the bundle's, 3.5)"
     add("--guidance-scale", type=number, metavar="X", help=guidance)
     add(
         "--guidance-interval",
         type=interval,
-        default=(0.0, 1.0),
         metavar="A:B",
         help="guide from share A of the steps up to share B only: faster, and not the same sound (default: 0:1)",
     )

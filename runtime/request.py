@@ -99,16 +99,17 @@ class Request:
         return (*names, *(["audio_encoder"] if self.ranked and self.output_type != "latent" else []))
 
     def sizes(self, audio: AudioSpec, *, slicing: bool) -> dict[str, dict[str, int]]:
-        """By engine the sizes of what it gets, by axis, in the order of their use: as far as they are known ahead."""
+        """By engine the sizes of what it gets, by axis, as far as they are known. What takes longest comes first."""
         rows, _, height, _ = self.latent_shape
-        known: dict[str, dict[str, int]] = {name: {} for name in TEXT_ENGINES}
+        texts: dict[str, dict[str, int]] = {name: {} for name in TEXT_ENGINES}
+        known: dict[str, dict[str, int]] = {}
         if self.canvas is None:
             window = STREAMED_FRAMES if self.audio_callback is not None else audio.vocoder_window_frames
             frames = min(height * audio.vae_scale_factor, window + 2 * audio.vocoder_context_frames)
-            known["unet"] = {"batch": 2 * rows if self.guided else rows, "height": height}
+            known |= {"unet": {"batch": 2 * rows if self.guided else rows, "height": height}, **texts}
             known["vae_decoder"] = {"batch": 1 if slicing else rows, "height": height}
             known["vocoder"] = {"batch": rows, "frames": frames}
-        return known
+        return known or texts
 
     def prompt(self, i: int) -> Prompt:
         """What there is of prompt number `i`."""

@@ -17,9 +17,11 @@ from runtime.bundle.bundle import Bundle
 from runtime.errors import AudioLDM2Error, InputError
 from runtime.flags import Parser, check_counts, number, numbers, whole
 from runtime.install import installed_versions
-from runtime.options import FAST_SCHEDULER, FAST_STEPS, SCHEDULERS, add_machine, pipeline_options
+from runtime.options import SCHEDULERS, add_machine, pipeline_options
+from runtime.presets import PRESETS
 from runtime.wording import last_words
 
+FAST = PRESETS["fast"]
 PROMPT = "A church bell rings in the distance"
 PACKAGES = ("trt-audioldm2", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx")
 DESCRIPTION = """Time calls of bundles on this machine: opening, the first sound, later ones by stage, and memory.
@@ -49,8 +51,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--warm-up", type=whole, default=1, metavar="N", help="calls after the first, not counted (default: 1)")
     add("--num-waveforms", type=numbers, default=[1.0], metavar="N[,N...]", help="of a call (default: 1)")
     add("--duration", type=numbers, default=[None], metavar="SECONDS[,...]", help="(default: the checkpoint's)")
-    add("--steps", type=whole, default=FAST_STEPS, metavar="N", help="denoising steps (default: %(default)s)")
-    add("--scheduler", default=FAST_SCHEDULER, metavar="NAME", help=f"{SCHEDULERS} (default: %(default)s)")
+    add(
+        "--steps",
+        type=whole,
+        default=FAST.num_inference_steps,
+        metavar="N",
+        help="denoising steps (default: %(default)s)",
+    )
+    add("--scheduler", default=FAST.scheduler, metavar="NAME", help=f"{SCHEDULERS} (default: %(default)s)")
     add("--guidance-scale", type=number, default=3.5, metavar="X", help="(default: %(default)s)")
     add("--prompt", default=PROMPT, metavar="TEXT", help="its takes are numbered, so that each is encoded")
     add("--json", type=Path, metavar="FILE", help="write all figures")

@@ -1,5 +1,6 @@
 """The engines of one bundle that are in memory, and the stages of a call that use them."""
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -106,13 +107,15 @@ class OpenEngines(Mapping[str, Engine]):
         self._spent_s += time.perf_counter() - start
 
     def prepare(self, sizes: Mapping[str, Sizes]) -> None:
-        """Have open engines compile for these sizes side by side, in this order, in the background.
+        """Have open engines compile for these sizes in the background, one a core, in this order.
 
         An engine that is used before it is ready is waited for, which counts as loading.
         """
         new = {name: size for name, size in sizes.items() if name in self._open and self._sizes.get(name) != size}
         if new and self._device.gpu is None:
-            pool = ThreadPoolExecutor()
+            pool = ThreadPoolExecutor(
+                self._device.cpu_threads or os.cpu_count()
+            )  # compiling is busy with one core each
             for name, size in new.items():
                 self._wait_for(name)
                 self._preparing[name] = pool.submit(self._open[name].prepare, size)

@@ -286,6 +286,7 @@ def test_before_the_guard_next_to_nothing_is_imported() -> None:
     [
         ([], None, None),  # the bundle's own
         (["--fast"], 20, "DPMSolverMultistepScheduler"),
+        (["--fastest"], 5, "DPMSolverMultistepScheduler"),
         (["--fast", "--steps", "7"], 7, "DPMSolverMultistepScheduler"),
         (["--fast", "--scheduler", "euler_a"], 20, "EulerAncestralDiscreteScheduler"),
         (["--scheduler", "UniPC"], None, "UniPCMultistepScheduler"),

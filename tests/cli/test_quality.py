@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import quality
+from bench import pareto, quality
 from bench.__main__ import main
 from bench.sound_makers import OurSounds, ReferenceSounds, Setting
 from bench.sounds import real_clips
@@ -124,3 +124,22 @@ def test_a_folder_that_is_no_checkpoint_and_a_speech_bundle_are_refused(
     assert "speech checkpoint" in capsys.readouterr().err
     assert main(["quality", "--round-trip", str(tmp_path), "--reference", str(tmp_path)]) == 1
     assert "--reference" in capsys.readouterr().err
+
+
+def test_the_pareto_front_of_two_bundles(
+    bundle: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pareto, "CLASSES", dict.fromkeys(CLASSES))
+    monkeypatch.setattr(pareto, "SETTINGS", (Setting("DDIMScheduler", 3), Setting("DDIMScheduler", 1)))
+    folders = [str(bundle(name)) for name in ("plain", "one_width")]
+    common = ["pareto", "--seeds", "1", "--seconds", "2", "--runs", "2", "--json", str(tmp_path / "found.json")]
+    rows = found([*common, "--engines", *folders, "--plot", str(tmp_path / "front.png")])["rows"]
+    assert [(row["contender"], row["steps"]) for row in rows] == [
+        (name, n) for name in ("plain", "one_width") for n in (3, 1)
+    ]
+    assert all(row["median_s"] > 0 and len(row["by_class"]) == len(CLASSES) for row in rows)
+    assert any(row["on_frontier"] for row in rows)
+    assert (tmp_path / "front.png").stat().st_size > 1000
+    assert "* " in capsys.readouterr().out
+    assert main([*common, "--engines", folders[0], folders[0]]) == 1
+    assert "have the same" in capsys.readouterr().err
