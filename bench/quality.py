@@ -92,6 +92,7 @@ class Panel:
         start = time.perf_counter()
         audios = contender.render(self.captioned.captions, self._seeds, self._seconds, setting)
         details = {"contender": name, **asdict(setting), "clip_s": (time.perf_counter() - start) / len(audios)}
+        details["guidance_interval"] = details.pop("interval")  # that of what is recognised has this name
         return self.judged(f"{name}: {setting}", audios, contender.sample_rate_hz, details)
 
     def judged(

@@ -101,7 +101,7 @@ class Request:
     def sizes(self, audio: AudioSpec, *, slicing: bool) -> dict[str, dict[str, int]]:
         """By engine the sizes of what it gets, by axis, as far as they are known. What takes longest comes first."""
         rows, _, height, _ = self.latent_shape
-        texts: dict[str, dict[str, int]] = {name: {} for name in TEXT_ENGINES}
+        texts: dict[str, dict[str, int]] = {name: {} for name in TEXT_ENGINES if self.prompts is not None}
         known: dict[str, dict[str, int]] = {}
         if self.canvas is None:
             window = STREAMED_FRAMES if self.audio_callback is not None else audio.vocoder_window_frames

@@ -14,8 +14,8 @@ def round_residual_blocks(model: Any) -> None:
     """Let the convolutions of residual blocks take BF16; their sums and all else stay in FP32. Changes the model.
 
     They have as many channels out as in, a leaky ReLU ahead, and nearly all of a HiFi-GAN's arithmetic; those in INT8
-    have a FakeQuantize ahead and stay as they are.
-    OpenVINO has no mark for this; but a convolution whose operands are BF16 computes in it, whatever the rest does.
+    have a FakeQuantize ahead and stay as they are. OpenVINO has no mark for this; but a convolution whose operands are
+    BF16 computes in it, whatever the rest does.
     """
     from openvino import opset13 as opset
 
@@ -69,7 +69,7 @@ def upsample_by_convolution(model: Any) -> None:
 
 
 def split_angles(model: Any) -> Any | None:
-    """Take the sines and cosines out of a graph: the model that computes them, or None of a graph without any.
+    """Take the sines and cosines out of a graph: the model that computes them; None of one without. Changes the model.
 
     The graph has an input in the place of each from now on. They are of a UNet's timestep and belong in FP32: in BF16
     999 becomes 1000, and its products with the frequencies are off by up to 2 radians. OpenVINO has no mark for this.
@@ -102,7 +102,7 @@ class Ahead:
         self._request = angles.create_infer_request()
         self._taken = [tensor.any_name for tensor in angles.inputs]
         self._made = [tensor.any_name for tensor in angles.outputs]
-        self._left = {tensor.any_name for tensor in graph.inputs} - set(self._made)
+        self._left = [tensor.any_name for tensor in graph.inputs if tensor.any_name not in self._made]
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """The feeds of the graph: angles in place of what they alone are computed from."""

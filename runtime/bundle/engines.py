@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any
 
@@ -113,11 +113,9 @@ class OpenEngines(Mapping[str, Engine]):
         """
         new = {name: size for name, size in sizes.items() if name in self._open and self._sizes.get(name) != size}
         if new and self._device.gpu is None:
-            pool = ThreadPoolExecutor(
-                self._device.cpu_threads or os.cpu_count()
-            )  # compiling is busy with one core each
+            pool = ThreadPoolExecutor(self._device.cpu_threads or os.cpu_count())
+            wait([self._preparing[name] for name in new if name in self._preparing])
             for name, size in new.items():
-                self._wait_for(name)
                 self._preparing[name] = pool.submit(self._open[name].prepare, size)
             self._sizes |= new
             pool.shutdown(wait=False)
@@ -140,8 +138,8 @@ class OpenEngines(Mapping[str, Engine]):
 
     def close(self) -> None:
         """Free every engine when the device is done with it; a later use loads it again."""
-        for name in list(self._preparing):
-            self._wait_for(name)
+        wait(self._preparing.values())
+        self._preparing.clear()
         self._sizes.clear()
         if self._open:
             self._device.wait()

@@ -1,6 +1,9 @@
 """OpenVINO on the same bundles: what it computes, what it compiles, and who chooses it."""
 
 import gc
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -86,6 +89,20 @@ def test_a_prepared_engine_compiles_nothing_more(
     monkeypatch.delattr(backend.Program, "_compile")
     assert np.isfinite(unet.run(unet_feeds(unet))["noise_pred"]).all()
     text.run({"input_ids": np.ones((2, 9), np.int64), "attention_mask": np.ones((2, 9), np.int64)})
+
+
+@pytest.mark.skipif(not HAS_BF16, reason="this CPU has no BF16")
+def test_another_process_reads_the_program_of_the_first(bundle: Callable[[str], Path], cache: Path) -> None:
+    """Its inputs once came in the order of a set, which is each process's own, and so did the key."""
+    code = (
+        "import sys; from runtime.bundle import Bundle; from runtime.backends.device import HostDevice\n"
+        "unet = Bundle.read(sys.argv[1]).open('unet', HostDevice('bf16'), 'openvino')\n"
+        "unet.prepare({'batch': 2, 'height': 12})"
+    )
+    for seed in "1234":
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        subprocess.run([sys.executable, "-c", code, str(bundle("plain"))], env=environment, check=True)
+    assert len(list(cache.iterdir())) == 1
 
 
 @pytest.mark.skipif(not HAS_BF16, reason="this CPU has no BF16")

@@ -386,6 +386,9 @@ def test_engines_prepare_side_by_side_and_are_waited_for(folder: Path, monkeypat
     engines.prepare({"unet": {"height": -1}})
     with pytest.raises(EngineError, match="no such size"):
         engines["unet"]
+    engines.prepare({"unet": {"height": -1, "batch": 1}})
+    engines.prepare({"unet": {"height": -1}})
+    engines.close()  # whatever became of it
 
 
 def test_engines_outlive_their_stage_otherwise(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
