@@ -67,6 +67,9 @@ class Graph:
         shape = [low if low == high else sizes[axis] for axis, low, high in bounds]
         return np.ones(shape, np.int64) if spec.dtype == "int64" else np.random.default_rng().random(shape, np.float32)
 
+    def prepare(self, sizes: Mapping[str, int]) -> None:
+        """Any size does."""
+
     def close(self) -> None:
         """Nothing to free."""
 
