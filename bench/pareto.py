@@ -11,6 +11,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
+from bench.figures import percent
 from bench.quality import DPM, HEADING, Panel
 from bench.report import time_in_turns
 from bench.sound_makers import OurSounds, Setting
@@ -60,7 +61,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 def settings(folder: Path) -> tuple[Setting, ...]:
     """What a bundle is judged at."""
     taught = Bundle.read(folder).manifest.defaults
-    if taught.guidance_scale <= 1:
+    if taught.distilled:
         return (Setting(None, taught.num_inference_steps, taught.guidance_scale),)
     return SETTINGS
 
@@ -75,7 +76,8 @@ def line(row: Row) -> str:
     """A row as text, those on the frontier with a star."""
     low, high = row["interval"]
     star = "*" if row["on_frontier"] else " "
-    return f"{star} {row['median_s']:6.3f} s  {row['rate']:6.1%} ({low:.1%} to {high:.1%})  {row['name']}"
+    interval = f"({percent(low)} to {percent(high)})"
+    return f"{star} {row['median_s']:6.3f} s  {percent(row['rate']):>7} {interval}  {row['name']}"
 
 
 def plot(rows: list[Row], seconds: float, path: Path) -> None:

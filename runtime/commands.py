@@ -96,7 +96,7 @@ def _open_pipeline(options: argparse.Namespace) -> "AudioLDM2Pipeline":
     bundle = Bundle.read(find_bundle(options.engines, os.environ, options.device))
     if options.preset is not None:
         taught = bundle.manifest.defaults
-        if taught.guidance_scale <= 1:
+        if taught.distilled:
             known = f"{bundle.folder} was taught to do with {taught.num_inference_steps} steps"
             raise InputError(f"--{options.preset}: {known}, which it takes by itself")
     backend = options.backend or preferred_backend(bundle, os.environ)
@@ -230,7 +230,7 @@ def _sum_up(summary: dict[str, Any], prompts: int, console: Console) -> None:
 
 def _hint(options: argparse.Namespace, steps: int) -> str:
     """What the progress bar says of a faster way."""
-    fewer = PRESETS["fast"].num_inference_steps
+    fewer = PRESETS["fast"].steps
     return f" (--fast takes {fewer} steps)" if options.slow_by_default and steps > fewer else ""
 
 

@@ -71,9 +71,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error("give either a PROMPT or --prompts-file, not both")
     options.slow_by_default = not options.preset and options.steps is None and options.scheduler is None
     if options.preset is not None:
-        for name, value in PRESETS[options.preset].arguments.items():
+        for name in ("steps", "scheduler", "guidance_interval"):
             if getattr(options, name) is None:
-                setattr(options, name, value)
+                setattr(options, name, getattr(PRESETS[options.preset], name))
     return options
 
 

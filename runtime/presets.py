@@ -10,29 +10,21 @@ EXACT = 0.875  # of the same, recognised with DDIM in 20 steps
 class Preset:
     """What a call takes where it does not say, and the share of the demo's sounds that was recognised with it."""
 
-    num_inference_steps: int
+    steps: int
     recognised: float
     scheduler: str = "DPMSolverMultistepScheduler"
     guidance_interval: tuple[float, float] = (0.0, 1.0)
 
-    @property
-    def arguments(self) -> dict[str, object]:
-        """By the names of `trt-audioldm2`'s options."""
-        return {
-            "steps": self.num_inference_steps,
-            "scheduler": self.scheduler,
-            "guidance_interval": self.guidance_interval,
-        }
-
     def __str__(self) -> str:
         start, stop = self.guidance_interval
         guided = "" if (start, stop) == (0.0, 1.0) else f", guidance in {start:g}:{stop:g}"
-        return f"{self.num_inference_steps} steps of dpmpp_2m{guided}"
+        return f"{self.steps} steps of dpmpp_2m{guided}"
 
     @property
     def told(self) -> str:
         """What a user is told of its price."""
-        price = f"of {SOUNDS} demo sounds {self.recognised:.1%} are recognised so, {EXACT:.1%} with DDIM"
+        shares = [f"{100 * share:.1f} %" for share in (self.recognised, EXACT)]
+        price = "of {} demo sounds {} are recognised so, {} with DDIM".format(SOUNDS, *shares)
         return f"{self}; {price}; other checkpoints may mind more"
 
 

@@ -18,7 +18,7 @@ from runtime.edit import Edit, check_edit
 from runtime.embeddings import embedding_specs, negative_embeds, positive_embeds
 from runtime.errors import InputError, MissingDependencyError
 from runtime.sizes import canvas_of, latent_shape, own_latents, sample_count
-from runtime.sound.vocode import STREAMED_FRAMES
+from runtime.sound.vocode import STREAMED_FRAMES, frames_at_once
 from runtime.text.conditioning import Conditioning
 from runtime.text.encoder import Prompt
 from runtime.text.weights import weighted
@@ -105,7 +105,7 @@ class Request:
         known: dict[str, dict[str, int]] = {}
         if self.canvas is None:
             window = STREAMED_FRAMES if self.audio_callback is not None else audio.vocoder_window_frames
-            frames = min(height * audio.vae_scale_factor, window + 2 * audio.vocoder_context_frames)
+            frames = frames_at_once(height * audio.vae_scale_factor, audio, window)
             known |= {"unet": {"batch": 2 * rows if self.guided else rows, "height": height}, **texts}
             known["vae_decoder"] = {"batch": 1 if slicing else rows, "height": height}
             known["vocoder"] = {"batch": rows, "frames": frames}

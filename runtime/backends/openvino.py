@@ -5,7 +5,7 @@ import ctypes
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -142,7 +142,7 @@ class OpenVinoEngine:
         self.inputs, self.outputs, self.label = inputs, outputs, f"openvino {program.precision}"
         self._grows = any(AUDIO_AXES & set(spec.axes) for spec in inputs.values())
         self._name, self._program = name, program
-        self.loading_s, self._fresh = 0.0, False
+        self.loading_s, self._fresh = 0.0, False  # whether a program has never run
         # by shapes what was compiled, which is shared, and this engine's own request to it
         self._requests: Kept[tuple[Any, Any]] = Kept(KEPT_SHAPES)
         self._ahead = program.ahead()
@@ -153,25 +153,24 @@ class OpenVinoEngine:
         if self._program is None:
             raise EngineError(f"{self._name}: this engine is closed")
         check_feeds(self._name, self.inputs, feeds)
-        try:
-            fed = self._ahead(feeds)
+        with self._in_one_line():
+            fed, start = self._ahead(feeds), time.perf_counter()
             with self._request(fed) as (_, request):
+                self.loading_s += time.perf_counter() - start
                 results = request.infer(fed, share_inputs=True)  # outputs are copies: the caller's own
-        except RuntimeError as error:
-            raise EngineError(f"{self._name}: {_reason(error)}") from error
         if self._fresh:  # a program for any shape packs its weights in its first run
             self._program.give_back()
             self._fresh = False
         return {name: results[name] for name in self.outputs}
 
     def prepare(self, sizes: Mapping[str, int]) -> None:
-        """Compile for inputs of these sizes by axis; those of texts may be any."""
-        loading_s, feeds = self.loading_s, {}
+        """Compile for inputs of these sizes by axis; those of texts may be any. Raises EngineError."""
+        feeds = {}
         for name, spec in self.inputs.items():
             shape = [sizes.get(axis, least) for axis, least in zip(spec.axes, spec.min_shape, strict=True)]
             feeds[name] = np.zeros(shape, spec.dtype)
-        with self._request(self._ahead(feeds)):
-            self.loading_s = loading_s  # nobody has waited
+        with self._in_one_line(), self._request(self._ahead(feeds)):
+            pass  # nobody waits: it does not count as loading
 
     def close(self) -> None:
         """Let go of the graph and its programs: they are freed with the last engine that shares them."""
@@ -193,11 +192,16 @@ class OpenVinoEngine:
         return self._requests.borrowed(str(shapes), partial(self._new_request, shapes))
 
     def _new_request(self, shapes: Mapping[str, list[int]]) -> tuple[Any, Any]:
-        start = time.perf_counter()
-        compiled = self._program.compiled(shapes)
-        request = compiled.create_infer_request()
-        self.loading_s, self._fresh = self.loading_s + time.perf_counter() - start, True
-        return compiled, request
+        compiled, self._fresh = self._program.compiled(shapes), True
+        return compiled, compiled.create_infer_request()
+
+    @contextlib.contextmanager
+    def _in_one_line(self) -> Iterator[None]:
+        """Have OpenVINO's errors as EngineError."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise EngineError(f"{self._name}: {_reason(error)}") from error
 
 
 def give_back(graph: Path) -> None:

@@ -36,7 +36,8 @@ def upsample_by_convolution(model: Any) -> None:
     """Put a plain convolution in place of each transposed one along time. Changes the model.
 
     Of `stride` neighboring outputs each takes the same few inputs, with weights of its own: they are channels of one
-    convolution, which are then laid out in time. OpenVINO computes that at twice the rate (bench/LOG.md).
+    convolution, which are then laid out in time. OpenVINO is faster so, most where the kernel is no multiple of the
+    stride (bench/LOG.md).
     """
     from openvino import opset13 as opset
 

@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--steps",
         type=whole,
-        default=FAST.num_inference_steps,
+        default=FAST.steps,
         metavar="N",
         help="denoising steps (default: %(default)s)",
     )

@@ -265,6 +265,11 @@ class CallDefaults(_Part, frozen=True):
     num_inference_steps: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 200
     guidance_scale: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 3.5
 
+    @property
+    def distilled(self) -> bool:
+        """Whether they were taught: guidance is part of what a student learns, and no call of it has any."""
+        return self.guidance_scale <= 1
+
 
 class Manifest(_Part, frozen=True):
     """All that the runtime needs to know of a checkpoint, and the record of the build beside it."""

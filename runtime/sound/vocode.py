@@ -33,6 +33,11 @@ def vocode_aloud(
     return np.concatenate(parts, axis=1)
 
 
+def frames_at_once(frames: int, audio: AudioSpec, window_frames: int) -> int:
+    """How many of a mel's frames the vocoder gets in each run: a window with what is around it, or all."""
+    return min(frames, window_frames + 2 * audio.vocoder_context_frames)
+
+
 def windows(vocoder: Engine, mel: Array, audio: AudioSpec, device: Device, window_frames: int) -> Iterator[Array]:
     """The waveforms of mel (rows, frames, mel_bins), piece by piece: each (rows, samples).
 
@@ -43,7 +48,7 @@ def windows(vocoder: Engine, mel: Array, audio: AudioSpec, device: Device, windo
     than its frames have.
     """
     frames, hop, context = mel.shape[1], audio.hop_samples, audio.vocoder_context_frames
-    length = min(frames, window_frames + 2 * context)
+    length = frames_at_once(frames, audio, window_frames)
     done = 0  # counts the frames whose samples there are
     while done < frames:
         first = min(max(done - context, 0), frames - length)

@@ -27,7 +27,9 @@ from tests.checkpoints import SMALL
 from tests.unit.helpers import raises_line
 
 EXACT, BF16 = 1e-3, 0.04
-HAS_BF16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+needs_bf16 = pytest.mark.skipif(
+    "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"), reason="this CPU has no BF16"
+)
 CALL = {"num_inference_steps": 4, "audio_length_in_s": 0.5}
 PROMPTS = [
     "a dog barks far away behind a wall of tall trees and then it stops to listen",
@@ -91,7 +93,19 @@ def test_a_prepared_engine_compiles_nothing_more(
     text.run({"input_ids": np.ones((2, 9), np.int64), "attention_mask": np.ones((2, 9), np.int64)})
 
 
-@pytest.mark.skipif(not HAS_BF16, reason="this CPU has no BF16")
+def test_what_cannot_be_prepared_is_said_in_one_line(
+    bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("Exception from src/core/node.cpp:1\nno such shape")
+
+    engine = vocoder(bundle("plain"))
+    monkeypatch.setattr(backend.Program, "_compile", refuse)
+    with raises_line(EngineError, "vocoder", "no such shape"):
+        engine.prepare({"batch": 1, "frames": 52})
+
+
+@needs_bf16
 def test_another_process_reads_the_program_of_the_first(bundle: Callable[[str], Path], cache: Path) -> None:
     """Its inputs once came in the order of a set, which is each process's own, and so did the key."""
     code = (
@@ -105,7 +119,7 @@ def test_another_process_reads_the_program_of_the_first(bundle: Callable[[str], 
     assert len(list(cache.iterdir())) == 1
 
 
-@pytest.mark.skipif(not HAS_BF16, reason="this CPU has no BF16")
+@needs_bf16
 def test_bf16_is_what_auto_means_except_where_it_is_heard(bundle: Callable[[str], Path]) -> None:
     exact, half = (Bundle.read(bundle("plain")).open("unet", HostDevice(kind), "openvino") for kind in ("fp32", "auto"))
     feeds = unet_feeds(exact)
@@ -132,7 +146,7 @@ def attention(heads: int, positions: int) -> Any:
     return openvino.Model([opset.result(projected(joined))], [queries, others])
 
 
-@pytest.mark.skipif(not HAS_BF16, reason="this CPU has no BF16")
+@needs_bf16
 @pytest.mark.parametrize("positions", [2, 3, 4, 5, 8])
 def test_heads_are_not_taken_for_positions_in_bf16(positions: int, tmp_path: Path) -> None:
     """OpenVINO's generated kernels do, where there are as many of both."""
@@ -145,7 +159,7 @@ def test_heads_are_not_taken_for_positions_in_bf16(positions: int, tmp_path: Pat
     assert relative_error(half, exact) < BF16
 
 
-@pytest.mark.skipif(not HAS_BF16, reason="this CPU has no BF16")
+@needs_bf16
 def test_the_vocoder_rounds_in_its_residual_blocks_alone(bundle: Callable[[str], Path]) -> None:
     mel = np.random.default_rng().standard_normal((1, 20, 64), np.float32)
     engines = [
