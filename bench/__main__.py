@@ -90,6 +90,7 @@ def _add_latency_options(parser: argparse.ArgumentParser) -> None:
     add("--engines", type=Path, metavar="FOLDER", help="the bundle that was built from it (default: build one)")
     add("--fp16-engines", type=Path, metavar="FOLDER", help="one of OpenVINO's, for openvino-fp16 (default: left out)")
     add("--int8-engines", type=Path, metavar="FOLDER", help="one of INT8, for openvino-int8 (default: left out)")
+    add("--int8-vocoder-engines", type=Path, metavar="FOLDER", help="one whose vocoder is too (default: left out)")
     add("--tensorrt-engines", type=Path, metavar="FOLDER", help="one for this GPU, for tensorrt (default: left out)")
     add("--start-engines", type=Path, metavar="FOLDER", help="a small bundle to start with (default: build the demo's)")
     chosen = "default: all that can run here"

@@ -61,7 +61,7 @@ class Entry:
     """A contender's process and its row of results."""
 
     def __init__(self, name: str, plan: Plan, case: Mapping[str, Any]) -> None:
-        self.row: Row = {"name": name, "batch": 1}
+        self.row: Row = {"name": name, "batch": 1, "guided": case.get("guided", True)}
         self._steps: int | None = case.get("steps")
         self._started = time.perf_counter()
         self._worker = Worker("bench.latency.child", case, plan.work / f"{name}.log")
@@ -163,7 +163,7 @@ def _batches(entries: list[Entry], options: argparse.Namespace) -> list[Row]:
         found = take_turns(calls, options.runs)
         for entry in alive:
             one, many = (summary(found[f"{entry.row['name']} {size}"]) for size in (1, batch))
-            known = {key: entry.row[key] for key in ("name", "group", "steps", "precision")}
+            known = {key: entry.row[key] for key in ("name", "group", "steps", "guided", "precision")}
             rows.append({**known, "batch": batch, **many, "one_prompt_median_s": one.get("median_s")})
     return rows
 

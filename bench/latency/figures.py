@@ -45,7 +45,8 @@ def add_figures(rows: list[Row], ceilings: list[Row], starts: dict[str, float], 
             row["small_start_s"] = starts[row["name"]]
         ceiling = ceilings[row["group"]]["flops"].get(row["precision"])
         if has_flop:
-            row["flops"] = batch * (row["steps"] * UNET_FLOP + DECODE_FLOP) / median_s
+            steps = row["steps"] if row["guided"] else row["steps"] / 2  # half the rows
+            row["flops"] = batch * (steps * UNET_FLOP + DECODE_FLOP) / median_s
             row["share_of_ceiling"] = row["flops"] / ceiling if ceiling else None
 
 

@@ -102,6 +102,7 @@ class OurPipeline:
         if case["device"] == "cpu":  # a GPU works later than it is asked to, and replays graphs of these runs
             for name, stage in TEXT_ENGINES.items():
                 self._pipeline.engines.intercept(name, partial(self._clock.timed_run, stage))
+        self._guidance = GUIDANCE if case["guided"] else 1.0
         self.precision: str = case["precision"] or openvino_precision()
         self.sample_rate_hz = bundle.manifest.audio.sample_rate_hz
 
@@ -112,7 +113,7 @@ class OurPipeline:
             prompts,
             **({"seed": 0} if latents is None else {"latents": latents}),
             num_inference_steps=steps,
-            guidance_scale=GUIDANCE,
+            guidance_scale=self._guidance,
             scheduler=SCHEDULER,
             callback=end_of_step,
         )

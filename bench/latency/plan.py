@@ -34,6 +34,7 @@ class Way(NamedTuple):
     precision: str | None  # of its products
     bundle: str | None = None  # the option that has its bundle, if it is one of its own
     steps: int | None = None  # instead of the run's
+    guided: bool = True
 
 
 OURS = {
@@ -43,11 +44,17 @@ OURS = {
     "openvino-fp32": Way("openvino", "fp32", "fp32"),
     "openvino-int8": Way("openvino", "auto", "int8", "int8_engines"),
     "openvino-int8-5-steps": Way("openvino", "auto", "int8", "int8_engines", steps=5),
+    "openvino-int8-vocoder": Way("openvino", "auto", "int8", "int8_vocoder_engines"),
+    **{  # as students of few steps run; what they cost is the same whatever the weights are
+        f"openvino-student-{steps}": Way("openvino", "auto", "int8", "int8_vocoder_engines", steps, guided=False)
+        for steps in (4, 2, 1)
+    },
     "tensorrt": Way("auto", "auto", "fp16", "tensorrt_engines"),
 }
 # turns are taken in this order: where memory is short those that are compared most are in it together
 NAMES = (
     *(EXACT, "openvino-fp16", "diffusers-bf16", SWAPPED, "openvino-int8", "tensorrt", "onnxruntime"),
+    *("openvino-int8-vocoder", "openvino-student-4", "openvino-student-2", "openvino-student-1"),
     *("openvino-int8-5-steps", "openvino", "diffusers-compile", "openvino-fp32"),
 )
 BASE_LATENTS = [8, 256, 16]

@@ -44,10 +44,17 @@ def test_an_int8_bundle(
     assert worst < 2e-3  # frequencies are not FP16
     small = sum(file.size_bytes for file in engines["unet"].files[1:])
     assert small < 0.46 * Path(bundle("one_width"), "unet.onnx").stat().st_size
-    names = Int8(out / "unet.xml").layers(openvino.Core().read_model(out / "unet.xml"))
+    graph = openvino.Core().read_model(out / "unet.xml")
+    names = Int8(out / "unet.xml").layers(graph)
     assert any("/resnets.0/conv1/" in name for name in names)
     float_names = ("conv_in", "conv_out", "time_emb", "attn2/to_k", "ff/net.2", "conv_shortcut", "samplers")
     assert [name for name in names if any(part in name for part in float_names)] == []
+    constants = [operation for operation in graph.get_ops() if operation.get_type_name() == "Constant"]
+    single, half = (
+        max(constant.get_byte_size() for constant in constants if constant.get_element_type() == kind)
+        for kind in (openvino.Type.f32, openvino.Type.f16)
+    )
+    assert single <= 4096 < half  # weights that stay in float take two bytes
     verify(Bundle.read(out), source, lines.append)
     call = {"prompt": "rain", "num_inference_steps": 3, "audio_length_in_s": 0.5, "seed": 1, "output_type": "latent"}
     open_on = partial(AudioLDM2Pipeline.from_pretrained, device="cpu")

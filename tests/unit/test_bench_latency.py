@@ -26,7 +26,7 @@ def answer(total_s: float, **changed: Any) -> dict[str, Any]:
 
 
 def row(name: str, median_s: float, precision: str = "fp32", **more: Any) -> dict[str, Any]:
-    known = {"name": name, "batch": 1, "group": 0, "steps": 20, "precision": precision}
+    known = {"name": name, "batch": 1, "group": 0, "steps": 20, "guided": True, "precision": precision}
     return {**known, **contest.summary([answer(median_s)]), **more}
 
 
@@ -77,11 +77,12 @@ def test_figures() -> None:
         row("diffusers-fp32", 50.0),
         row("openvino", 10.0, "bf16"),
         row("openvino", 16.0, "bf16", batch=2, one_prompt_median_s=10.0),
+        row("openvino-student-4", 4.0, "bf16", steps=4, guided=False),
         {"name": "diffusers-bf16", "batch": 1, "failed": "RuntimeError: none"},
     ]
     ceilings = [{"flops": {"fp32": 4e11, "bf16": 2e12}, "unavailable": {}}]
     add_figures(rows, ceilings, {"openvino": 1.5}, has_flop=True)
-    exact, one, two, failed = rows
+    exact, one, two, student, failed = rows
     assert one["real_time_factor"] == pytest.approx(1.0)
     assert two["real_time_factor"] == pytest.approx(0.8)  # two waveforms of 10 s in 16 s
     assert one["text_s"] == pytest.approx(0.6)
@@ -91,11 +92,12 @@ def test_figures() -> None:
     flop = 20 * 293e9 + 1663e9
     assert one["share_of_ceiling"] == pytest.approx(flop / 10 / 2e12)  # of its own precision's
     assert exact["share_of_ceiling"] == pytest.approx(flop / 50 / 4e11)
+    assert student["share_of_ceiling"] == pytest.approx((2 * 293e9 + 1663e9) / 4 / 2e12)  # a row a step, not two
     assert (one["small_start_s"], two.get("small_start_s")) == (1.5, None)
     lines = table(rows, ceilings).splitlines()
     assert lines[2].split()[:3] == ["openvino", "bf16", "1"]
-    assert lines[4].split(maxsplit=3) == ["diffusers-bf16", "-", "1", "failed: RuntimeError: none"]
-    assert "bf16 2000 GFLOP/s" in lines[5]
+    assert lines[5].split(maxsplit=3) == ["diffusers-bf16", "-", "1", "failed: RuntimeError: none"]
+    assert "bf16 2000 GFLOP/s" in lines[6]
     assert "median_s" not in failed
 
 
@@ -166,7 +168,7 @@ def test_a_contender_may_have_steps_of_its_own(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("bench.latency.contest.Worker", PretendedWorker)
     monkeypatch.setattr("bench.latency.plan.latent_shape", lambda _: [8, 256, 16])
     told = Plan(list(NAMES), "cpu", tmp_path, tmp_path, dict.fromkeys(OURS, tmp_path))
-    for name, steps in (("openvino-int8", 20), ("openvino-int8-5-steps", 5)):
+    for name, steps in (("openvino-int8", 20), ("openvino-int8-5-steps", 5), ("openvino-student-1", 1)):
         entry = contest.Entry(name, told, told.case(name))
         assert entry.call(20)["steps"] == steps
         assert entry.row["steps"] == steps  # which its share of the ceiling is counted with
@@ -178,6 +180,7 @@ def options(**given: Any) -> argparse.Namespace:
         "engines",
         "fp16_engines",
         "int8_engines",
+        "int8_vocoder_engines",
         "tensorrt_engines",
         "start_engines",
         "contenders",
