@@ -84,21 +84,23 @@ def _run(options: argparse.Namespace, console: Console) -> int:
         from runtime.sound.plot import check_plot
 
         check_plot()
-    if options.preset is not None and not options.quiet:
-        console.note(f"--{options.preset}: {PRESETS[options.preset].told}")
     return _run_one(options, console) if options.prompts_file is None else _run_many(options, console)
 
 
-def _open_pipeline(options: argparse.Namespace) -> "AudioLDM2Pipeline":
-    from runtime.bundle import Bundle, find_bundle, preferred_backend
+def _open_pipeline(options: argparse.Namespace, console: Console) -> "AudioLDM2Pipeline":
+    from runtime.bundle import BACKEND_VARIABLE, Bundle, find_bundle, preferred_backend
     from runtime.pipeline import AudioLDM2Pipeline
 
-    bundle = Bundle.read(find_bundle(options.engines, os.environ, options.device))
-    if options.preset is not None:
+    preset, backend = options.preset, options.backend or os.environ.get(BACKEND_VARIABLE)
+    fast = preset is not None and backend != "onnxruntime"  # which does not read bundles in INT8
+    bundle = Bundle.read(find_bundle(options.engines, os.environ, options.device, fast=fast))
+    if preset is not None:
         taught = bundle.manifest.defaults
         if taught.distilled:
             known = f"{bundle.folder} was taught to do with {taught.num_inference_steps} steps"
-            raise InputError(f"--{options.preset}: {known}, which it takes by itself")
+            raise InputError(f"--{preset}: {known}, which it takes by itself")
+        if not options.quiet:
+            console.note(f"--{preset}, {bundle.folder}: {PRESETS[preset].told}")
     backend = options.backend or preferred_backend(bundle, os.environ)
     return AudioLDM2Pipeline(bundle, backend=backend, **pipeline_options(options))
 
@@ -116,7 +118,7 @@ def _run_one(options: argparse.Namespace, console: Console) -> int:
     if not options.prompt.strip():
         logger.warning("the prompt is blank: the sound will be of nothing in particular")
     with Progress(console, hidden=options.quiet) as progress:
-        pipeline = _open_pipeline(options)
+        pipeline = _open_pipeline(options, console)
         request = pipeline.check(
             options.prompt,
             transcription=options.transcription,
@@ -177,7 +179,7 @@ def _run_many(options: argparse.Namespace, console: Console) -> int:
         with Progress(console, many=True, hidden=options.quiet) as progress:
 
             def open_pipeline(prompts: int) -> "AudioLDM2Pipeline":
-                pipeline = _open_pipeline(options)
+                pipeline = _open_pipeline(options, console)
                 steps = pipeline.check("", **call_arguments(options)).steps
                 progress.expect(steps, prompts=prompts, hint=_hint(options, steps))
                 return pipeline

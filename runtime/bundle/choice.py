@@ -67,11 +67,14 @@ def choose_backend(bundle: Bundle, device: Device, asked: str = "auto") -> str |
     return asked
 
 
-def find_bundle(engines: str | None, environment: Mapping[str, str], device: str = "auto") -> Path:
+def find_bundle(
+    engines: str | None, environment: Mapping[str, str], device: str = "auto", *, fast: bool = False
+) -> Path:
     """The bundle to use: as asked, else by TRT_AUDIOLDM2_ENGINES, else the only one under `engines/` that fits.
 
     Where a GPU is usable, and `device` is not the CPU, bundles that were compiled for one come first; elsewhere they do
-    not count. Raises BundleError with the build command if there is none, or with their names if there are several.
+    not count. With `fast` the one in INT8 is taken of several of the same weights. Raises BundleError with the build
+    command if there is none, or with their names if there are several.
     """
     asked = engines or environment.get(ENGINES_VARIABLE)
     if asked:
@@ -84,15 +87,20 @@ def find_bundle(engines: str | None, environment: Mapping[str, str], device: str
         )
     if len(found) > 1:
         with contextlib.suppress(BundleError):  # of a damaged one: then the choice is the user's
-            found = _fitting([Bundle.read(path) for path in found], device) or found
+            found = _fitting([Bundle.read(path) for path in found], device, fast=fast) or found
     if len(found) > 1:
         names = ", ".join(str(path) for path in found)
         raise BundleError(f"several bundles: {names}; choose one with --engines or {ENGINES_VARIABLE}")
     return found[0]
 
 
-def _fitting(bundles: list[Bundle], device: str) -> list[Path]:
+def _fitting(bundles: list[Bundle], device: str, *, fast: bool) -> list[Path]:
     """Bundles of the kind that this machine runs best."""
-    compiled = [bundle.folder for bundle in bundles if bundle.needs_gpu()]
-    graphs = [bundle.folder for bundle in bundles if not bundle.needs_gpu()]
-    return (compiled or graphs) if device != "cpu" and usable_gpu() is not None else graphs
+    compiled = [bundle for bundle in bundles if bundle.needs_gpu()]
+    graphs = [bundle for bundle in bundles if not bundle.needs_gpu()]
+    if compiled and device != "cpu" and usable_gpu() is not None:
+        return [bundle.folder for bundle in compiled]
+    weights = {bundle.manifest.checkpoint.weights_sha256 for bundle in graphs}
+    eight_bits = [bundle for bundle in graphs if bundle.manifest.engines["unet"].precision == "int8"]
+    chosen = eight_bits if fast and len(weights) == 1 and find_spec("openvino") is not None else []
+    return [bundle.folder for bundle in chosen or graphs]

@@ -43,7 +43,7 @@ class Pipeline:
         audios = np.full((len(prompts), 8000), 0.5, np.float32)
         return SimpleNamespace(audios=audios, sampling_rate=16000, scores=None, seeds=(5,), timings={"denoise": 0.1})
 
-commands._open_pipeline = lambda options: Pipeline()
+commands._open_pipeline = lambda *_: Pipeline()
 """
 PROGRAM = [sys.executable, "-c", STAND_IN + "from runtime.cli import main\nsys.exit(main())"]
 
@@ -307,8 +307,8 @@ def test_fast_sets_what_is_not_said(
     seen: dict[str, Any] = {}
     open_stand_in: Callable[..., Any] = commands._open_pipeline
 
-    def spy(options: Any) -> Any:
-        pipeline = open_stand_in(options)
+    def spy(*given: Any) -> Any:
+        pipeline = open_stand_in(*given)
 
         def check(_: Any, *texts: str, **call: Any) -> Any:
             seen.update(call)

@@ -443,6 +443,29 @@ def test_find_bundle_among_several() -> None:
         find_bundle(None, {})
 
 
+@pytest.mark.usefixtures("workplace")
+def test_a_fast_run_takes_int8_of_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    def int8(raw: dict[str, Any]) -> None:
+        raw["engines"]["unet"].update(backend="openvino", precision="int8")
+
+    def others(raw: dict[str, Any]) -> None:
+        raw["checkpoint"]["weights_sha256"] = "5" * 64
+
+    for name in ("a", "b"):
+        make_bundle(Path("engines", name))
+    edit(Path("engines/b"), int8)
+    assert find_bundle(None, {}, fast=True) == Path("engines/b")
+    with raises_line(BundleError, "engines/a, engines/b"):
+        find_bundle(None, {})
+    with monkeypatch.context() as without:
+        without.setattr("runtime.bundle.choice.find_spec", lambda _: None)  # nothing here reads it
+        with raises_line(BundleError, "engines/a, engines/b"):
+            find_bundle(None, {}, fast=True)
+    edit(Path("engines/b"), others)
+    with raises_line(BundleError, "engines/a, engines/b"):
+        find_bundle(None, {}, fast=True)
+
+
 def test_manifest_is_frozen(folder: Path) -> None:
     manifest = Bundle.read(folder).manifest
     with pytest.raises(AttributeError):
