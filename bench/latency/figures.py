@@ -91,6 +91,7 @@ def plot_stages(rows: list[Row], path: Path) -> None:
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.set_xlabel("seconds, median of warm calls")
-    axes.set_title(f"{shown[0]['audio_s']:.2f} s of audio, {shown[0]['steps']} steps" if shown else "", loc="left")
+    told = f"{shown[0]['audio_s']:.2f} s of audio, {shown[0]['steps']} steps where a name has no other" if shown else ""
+    axes.set_title(told, loc="left")
     figure.legend(loc="outside lower center", ncols=len(STAGES))
     figure.savefig(path, format="png")
