@@ -91,8 +91,8 @@ def _open_pipeline(options: argparse.Namespace, console: Console) -> "AudioLDM2P
     from runtime.bundle import BACKEND_VARIABLE, Bundle, find_bundle, preferred_backend
     from runtime.pipeline import AudioLDM2Pipeline
 
-    preset, backend = options.preset, options.backend or os.environ.get(BACKEND_VARIABLE)
-    fast = preset is not None and backend != "onnxruntime"  # which does not read bundles in INT8
+    preset, asked = options.preset, options.backend or os.environ.get(BACKEND_VARIABLE)
+    fast = preset is not None and asked != "onnxruntime"  # which does not read bundles in INT8
     bundle = Bundle.read(find_bundle(options.engines, os.environ, options.device, fast=fast))
     if preset is not None:
         taught = bundle.manifest.defaults
