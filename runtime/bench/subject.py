@@ -53,8 +53,7 @@ class Subject:
 
     def render(self, arguments: Mapping[str, Any]) -> Answer:
         """Make one sound: `seconds`, seconds by stage in `timings`, `audio_s` of each waveform, and `label`."""
-        self._connection.send(dict(arguments))
-        return self._answer()
+        return self._answer_to(dict(arguments))
 
     def since_start_s(self) -> float:
         """Seconds since the process was started."""
@@ -62,8 +61,7 @@ class Subject:
 
     def peak_bytes(self) -> int | None:
         """The most memory that the process has had so far; None where that is not known."""
-        self._connection.send(None)
-        peak: int | None = self._answer()["peak_bytes"]
+        peak: int | None = self._answer_to(None)["peak_bytes"]
         return peak
 
     def close(self) -> None:
@@ -72,6 +70,11 @@ class Subject:
             self._connection.close()
         self._process.terminate()
         self._process.join()
+
+    def _answer_to(self, asked: Mapping[str, Any] | None) -> Answer:
+        with suppress(OSError):  # it has died: reading says how
+            self._connection.send(asked)
+        return self._answer()
 
     def _answer(self) -> Answer:
         try:

@@ -87,8 +87,11 @@ def test_what_fails_ends_its_row_alone(bundle: Callable[[str], Path]) -> None:
 def test_a_process_that_dies_is_told(bundle: Callable[[str], Path]) -> None:
     side = Subject(Setup(str(bundle("one_width")), {"device": "cpu"}))
     os.kill(side._process.pid or 0, signal.SIGKILL)
+    side._process.join()  # nobody reads any more, so that asking fails before answering does
     with pytest.raises(EngineError, match=r"one_width: its process ended with -9"):
         side.render({"prompt": "rain"})
+    with pytest.raises(EngineError, match=r"one_width: its process ended with -9"):
+        side.peak_bytes()
     side.close()
     with pytest.raises(BundleError, match="nowhere"):
         Subject(Setup("nowhere", {}))
