@@ -12,12 +12,10 @@ import torch
 from bench.judge import Floats
 from bench.rivals import load_reference
 from export.demo.training.mel import log_mel
+from export.distill.listener import Listener
 from runtime import AudioLDM2Pipeline
-from runtime.bundle import Bundle, OpenEngines, open_bundle_device, preferred_backend
+from runtime.bundle import Bundle, preferred_backend
 from runtime.errors import InputError
-from runtime.sound.scoring import clap_scores
-from runtime.text.encoder import PromptEncoder
-from runtime.text.tokenizer import open_tokenizers
 
 ROWS = 8  # waveforms at once
 
@@ -59,9 +57,7 @@ class OurSounds:
             raise InputError(f"{engines} is a speech checkpoint's: the captions are for one that makes sounds")
         self._pipeline = AudioLDM2Pipeline(bundle, backend=preferred_backend(bundle, os.environ))
         self.sample_rate_hz = bundle.manifest.audio.sample_rate_hz
-        self._extractor, self._device = bundle.manifest.feature_extractor, open_bundle_device(bundle)
-        self._engines = OpenEngines(bundle, self._device)
-        self._encoder = PromptEncoder(self._engines, *open_tokenizers(bundle), self._device)
+        self._listener = Listener(bundle)
 
     def render(self, captions: Sequence[str], seeds: Sequence[int], seconds: float, setting: Setting) -> Floats:
         """As SoundMaker says."""
@@ -84,19 +80,12 @@ class OurSounds:
 
     def clap_scores(self, captions: Sequence[str], audios: Floats, sample_rate_hz: int) -> Floats:
         """CLAP's score, (rows,), of each waveform of (rows, samples) with its caption, as the pipeline ranks by it."""
-        scores = []
-        with self._device.active():
-            for first in range(0, len(captions), ROWS):
-                some = slice(first, first + ROWS)
-                texts = self._device.to_host(self._encoder.text_embeds(list(captions[some])))
-                encoder = self._engines["audio_encoder"]
-                scores.append(clap_scores(encoder, texts, audios[some], sample_rate_hz, self._extractor, self._device))
-        return np.concatenate(scores)
+        return self._listener.scores(captions, audios, sample_rate_hz)
 
     def close(self) -> None:
         """Free all engines."""
         self._pipeline.close()
-        self._engines.close()
+        self._listener.close()
 
 
 class ReferenceSounds:

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from diffusers.models.attention_processor import AttnProcessor
 
+SAVING_S = 120
+LOOKING = 20  # a look at what is trained takes no more than this fraction of the time
 Losses = dict[str, torch.Tensor]  # "loss" is minimised, the others are logged
 
 
@@ -40,11 +42,14 @@ def train(
     losses: Callable[[np.random.Generator, int], Losses],
     minutes: float = 1e9,
     groups: Iterable[dict[str, Any]] = (),
+    look: Callable[[torch.nn.ModuleDict], dict[str, float]] | None = None,
 ) -> bool:
     """Train `modules` until `plan.steps`, or for `minutes`. Returns True when all steps are done.
 
     `losses(rng, batch)` draws a batch and gives its losses. `groups` are optimiser groups with a field `scale` of the
     learning rate; without them all is one group. Everything is in `file`, written every two minutes and at the end.
+    `look(average)` is given the averaged modules then, as long as this takes no more than a 20th of the time; what it
+    finds is logged.
     """
     params = list(groups) or [{"params": list(modules.parameters()), "scale": 1.0}]
     optimiser = torch.optim.AdamW(params, weight_decay=plan.weight_decay, betas=(0.9, 0.99), fused=True)
@@ -57,7 +62,7 @@ def train(
         optimiser.load_state_dict(state["optimiser"])
         step, spent = state["step"], state["seconds"]
     modules.train()
-    begin = saved = logged = time.monotonic()
+    begin = saved = logged = due = time.monotonic()
     sums: dict[str, float] = {}
     seen = 0
     while step < plan.steps and time.monotonic() - begin < 60 * minutes:
@@ -78,9 +83,12 @@ def train(
             line = {"step": step, "s": round(spent + now - begin), "samples_per_s": seen * plan.batch / (now - logged)}
             _log(file, {**line, **{name: value / seen for name, value in sums.items()}})
             logged, seen, sums = now, 0, {}
-        if now - saved > 120:
+        if now - saved > SAVING_S:
             _save(file, modules, average, optimiser, step, spent + now - begin)
             saved = now
+            if look is not None and now >= due:
+                _log(file, {"step": step, **look(average)})
+                due = now + LOOKING * (time.monotonic() - now)
     _save(file, modules, average, optimiser, step, spent + time.monotonic() - begin)
     return step >= plan.steps
 

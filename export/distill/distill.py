@@ -11,7 +11,8 @@ import torch
 
 from export.build import build
 from export.checkpoint import DISTILLED, Checkpoint
-from export.distill.student import BATCH, Student, teach
+from export.distill.listener import Listener
+from export.distill.student import BATCH, Exam, Student, teach
 from export.distill.trajectories import TEACHER, Settings, keep_if_same, record
 from export.engines_onnx import ONNX
 from export.errors import BuildError
@@ -19,6 +20,7 @@ from export.loop import Plan as Training
 from export.loop import plainly_attending
 from export.target import Target
 from runtime import AudioLDM2Pipeline
+from runtime.bundle import Bundle
 from runtime.diffusion.schedulers import make_plan
 
 Report = Callable[[str], None]
@@ -99,7 +101,8 @@ def distill(checkpoint: Checkpoint, prompts: Sequence[str], lesson: Lesson, out:
     training = Training(
         steps=lesson.iterations, batch=lesson.batch, learning_rate=lesson.learning_rate, decay=0.5, ema=0.995
     )
-    done = teach(student, ways, work / "student.pt", training, lesson.minutes, report)
+    exam = Exam.of(ways, prompts, Listener(Bundle.read(work / "teacher"), lesson.device))
+    done = teach(student, ways, exam, work / "student.pt", training, lesson.minutes, report)
     told = {"guidance_scale": lesson.guidance_scale, "iterations": lesson.iterations, "samples": len(ways)}
     write(checkpoint, student.unet, config, out, {**taught, **told, "teacher": checkpoint.id})
     return done

@@ -6,19 +6,24 @@ arXiv:2210.03142). It is trained on what it comes to itself, too: where it has d
 way (Ross et al. 2011, arXiv:1011.0686).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
+from export.distill.listener import Listener
 from export.distill.trajectories import Trajectories
 from export.loop import Losses, averaged, train
 from export.loop import Plan as Training
+from export.parity import relative_error
 from runtime.diffusion.schedulers import Plan
 
+Floats = npt.NDArray[np.float32]
+Report = Callable[[str], None]
 OWN = 0.5  # share of the samples at each step, after the first, that are the student's own
 HELD_OUT = 64  # samples that are never trained on
 BATCH = 32
@@ -53,37 +58,75 @@ class Student:
         return {"loss": torch.stack(errors).sum(), **{f"step_{k}": error for k, error in enumerate(errors)}}
 
     @torch.no_grad()
-    def error(self, ways: Trajectories, rows: np.ndarray) -> float:
-        """How far the student's clean latents are from the teacher's, from the same noise: relative L2."""
-        apart = whole = 0.0
+    def clean(self, ways: Trajectories, rows: np.ndarray) -> Floats:
+        """The latents (rows, channels, height, width) that it comes to from the ways' first noise."""
+        parts = []
         for part in np.array_split(rows, -(-len(rows) // BATCH)):
             texts, sample = ways.texts(part, self.device), self._latents(ways, part, 0)
             for k in range(len(self.plan.steps)):
                 sample = self.step(k, sample, texts)
-            wanted = self._latents(ways, part, len(self.plan.steps))
-            apart += float((sample - wanted).square().sum())
-            whole += float(wanted.square().sum())
-        return float(np.sqrt(apart / whole))
+            parts.append(sample.cpu().numpy())
+        return np.concatenate(parts)
 
     def _latents(self, ways: Trajectories, rows: np.ndarray, k: int) -> torch.Tensor:
         return torch.from_numpy(ways.latents[rows, k].astype(np.float32)).to(self.device)
 
 
-def teach(
-    student: Student, ways: Trajectories, file: Path, training: Training, minutes: float, report: Callable[[str], None]
-) -> bool:
-    """Train the student on all trajectories but the last few, kept in `file`. Returns whether all is done.
+@dataclass(frozen=True)
+class Exam:
+    """What a student is tried on while it is taught: ways that it is never shown, and what they sound like."""
 
-    The student has the mean of its weights at the end, and its error on what was held out is reported.
+    ways: Trajectories
+    rows: np.ndarray  # of the ways
+    prompts: Sequence[str]  # of these rows
+    listener: Listener
+
+    @classmethod
+    def of(cls, ways: Trajectories, prompts: Sequence[str], listener: Listener) -> "Exam":
+        """The last few of the ways, and of their prompts."""
+        rows = np.arange(len(ways) - min(HELD_OUT, len(ways) // 5), len(ways))
+        return cls(ways, rows, list(prompts[rows[0] :]), listener)
+
+    def teacher_clap(self) -> float:
+        """CLAP's mean score of what the teacher made."""
+        return self._clap(self._wanted())
+
+    def __call__(self, student: Student) -> dict[str, float]:
+        """`held_out`: how far its latents are from the teacher's, relative L2; `clap`: CLAP's mean score."""
+        made = student.clean(self.ways, self.rows)
+        return {"held_out": relative_error(made, self._wanted()), "clap": self._clap(made)}
+
+    def _wanted(self) -> Floats:
+        return self.ways.latents[self.rows, -1].astype(np.float32)
+
+    def _clap(self, latents: Floats) -> float:
+        score = float(self.listener.latents_scores(self.prompts, latents).mean())
+        self.listener.close()  # training wants the memory
+        return score
+
+
+def teach(
+    student: Student, ways: Trajectories, exam: Exam, file: Path, training: Training, minutes: float, report: Report
+) -> bool:
+    """Train the student on all trajectories before the exam's, kept in `file`. Returns whether all is done.
+
+    The student has the mean of its weights at the end. Its exams, of the mean so far, are in the log; the last one is
+    reported beside the teacher's.
     """
-    held_out = np.arange(len(ways) - min(HELD_OUT, len(ways) // 5), len(ways))
     modules = torch.nn.ModuleDict({"unet": student.unet.requires_grad_(True)})
 
     def losses(rng: np.random.Generator, batch: int) -> Losses:
-        return student.losses(ways, np.sort(rng.integers(held_out[0], size=batch)), rng)
+        return student.losses(ways, np.sort(rng.integers(exam.rows[0], size=batch)), rng)
 
-    done = train(file, modules, training, losses, minutes)
+    def examined(average: torch.nn.ModuleDict) -> dict[str, float]:
+        return exam(replace(student, unet=average["unet"].eval()))
+
+    done = train(file, modules, training, losses, minutes, look=examined)
     student.unet.load_state_dict(averaged(file)["unet"])
     student.unet.eval().requires_grad_(False)
-    report(f"student: {student.error(ways, held_out):.3f} off its teacher's latents, on what it was not taught")
+    found = exam(student)
+    report(
+        f"student: {found['held_out']:.3f} off its teacher's latents, on what it was not taught; "
+        f"CLAP {found['clap']:.3f}, its teacher's {exam.teacher_clap():.3f}"
+    )
     return done

@@ -15,13 +15,15 @@ from export.__main__ import main
 from export.build import build
 from export.checkpoint import Checkpoint
 from export.distill.distill import Lesson, distill, scheduler_config
+from export.distill.listener import Listener
 from export.distill.student import Student
 from export.distill.trajectories import TEACHER, Settings, Trajectories, record
 from export.errors import BuildError
 from export.parity import relative_error
 from runtime import AudioLDM2Pipeline
+from runtime.bundle import Bundle
 from runtime.cli import main as trt_audioldm2
-from runtime.diffusion.schedulers import make_plan
+from runtime.diffusion.schedulers import Plan, make_plan
 from tests.conftest import load_reference
 from tests.unit.helpers import raises_line
 
@@ -94,26 +96,31 @@ def test_a_student_steps_as_diffusers_does(checkpoint: Callable[[str], Path], st
 
 
 def test_a_student_learns_and_its_checkpoint_is_like_any_other(
-    checkpoint: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Callable[[str], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("export.loop.SAVING_S", 0)  # so that there is time for exams
     source, out, lines = Checkpoint(checkpoint("one_width"), "one_width"), tmp_path / "student", list[str]()
     quick = {"steps": 4, "teacher_steps": 4, "duration_s": 0.2, "batch": 4, "learning_rate": 1e-3}
     assert not distill(source, PROMPTS, Lesson(**quick, iterations=40, minutes=0), out, lines.append)
     assert "off its teacher's latents" in lines[-1]
+    assert "its teacher's" in lines[-1].partition("CLAP")[2]
     assert distill(source, PROMPTS, Lesson(**quick, iterations=40), out, lines.append)
     taught, plan = (
         Trajectories.open(tmp_path / ".student.distill" / "ways"),
         make_plan(scheduler_config(source, 4), 4),
     )
-    before, after = (
-        Student(of.load("unet"), plan.inlined(), torch.device("cpu")).error(taught, np.arange(4))
-        for of in (source, Checkpoint(out, "student"))
-    )
+    before, after = (_error(of, plan, taught) for of in (source, Checkpoint(out, "student")))
     assert after < 0.8 * before
+    log = (tmp_path / ".student.distill" / "student.jsonl").read_text().splitlines()
+    exams = [exam for exam in map(json.loads, log) if "held_out" in exam]
+    assert exams
+    assert all(0 < exam["held_out"] < 2 and -1 <= exam["clap"] <= 1 for exam in exams)
     slower = Lesson(**{**quick, "learning_rate": 1e-9}, iterations=2)  # begins anew, and hardly moves
     distill(source, PROMPTS, slower, out, lines.append)
-    again = Student(Checkpoint(out, "student").load("unet"), plan.inlined(), torch.device("cpu"))
-    assert again.error(taught, np.arange(4)) > 0.95 * before
+    assert _error(Checkpoint(out, "student"), plan, taught) > 0.95 * before
     distill(source, PROMPTS, Lesson(**quick, iterations=40), out, lines.append)
     assert json.loads((out / "distilled.json").read_text())["steps"] == 4
     small = tmp_path / "bundle"
@@ -128,6 +135,26 @@ def test_a_student_learns_and_its_checkpoint_is_like_any_other(
     assert relative_error(ours, np.asarray(theirs)) < 1e-3
     assert trt_audioldm2(["a bell", "--engines", str(small), "--fast", "--output", str(tmp_path / "x.wav")]) == 1
     assert "was taught to do with 4 steps" in capsys.readouterr().err
+
+
+def _error(of: Checkpoint, plan: Plan, ways: Trajectories) -> float:
+    """How far a student's latents are from the teacher's on what it was taught: the last of the five ways is not."""
+    student, rows = Student(of.load("unet"), plan.inlined(), torch.device("cpu")), np.arange(4)
+    return relative_error(student.clean(ways, rows), ways.latents[rows, -1])
+
+
+def test_latents_are_heard_as_the_pipeline_ranks(bundle: Callable[[str], Path]) -> None:
+    opened = Bundle.read(bundle("plain"))
+    seconds, prompts = 8 * opened.manifest.audio.row_samples / opened.manifest.audio.sample_rate_hz, PROMPTS[:2]
+    call = {"num_inference_steps": 2, "audio_length_in_s": seconds, "num_waveforms_per_prompt": 5, "seed": 4}
+    pipe = AudioLDM2Pipeline.from_pretrained(bundle("plain"), "cpu", backend="onnxruntime")
+    ranked, latents = pipe(prompts, **call).scores, pipe(prompts, output_type="latent", **call).audios
+    listener = Listener(opened, "cpu")
+    scores = listener.latents_scores(np.repeat(prompts, 5).tolist(), latents).reshape(2, 5)
+    listener.close()  # loads again
+    again = listener.latents_scores(np.repeat(prompts[::-1], 5).tolist(), latents).reshape(2, 5)
+    assert relative_error(-np.sort(-scores), np.reshape(ranked, (2, 5))) < 1e-4
+    assert relative_error(again, scores) > 1e-3
 
 
 @pytest.mark.parametrize(
