@@ -100,31 +100,7 @@ def build(
             built = reused or _build_engine(checkpoint, folder, name, target, report, (feeds or {}).get(name, []))
             engines[name] = built.recorded(build_key=key)
             gc.collect()
-        manifest = Manifest(
-            schema=SCHEMA,
-            family="audioldm2",
-            checkpoint=CheckpointSpec(
-                id=checkpoint.id,
-                revision=checkpoint.revision,
-                weights_sha256=checkpoint.weights_sha256,
-                variant=checkpoint.variant,
-            ),
-            versions=versions,
-            audio=checkpoint.audio(),
-            max_new_tokens=checkpoint.max_new_tokens(),
-            token_multiple=TYPICAL_TOKENS,
-            scheduler=checkpoint.scheduler(),
-            feature_extractor=checkpoint.feature_extractor(),
-            tokenizers={
-                name: _write_tokenizer(checkpoint, folder, part)
-                for name, part in TOKENIZERS.items()
-                if name == "text_encoder" or not checkpoint.speaks
-            },
-            speech=_write_speech(checkpoint, folder) if checkpoint.speaks else None,
-            defaults=checkpoint.call_defaults(),
-            engines=engines,
-        )
-        write_manifest(folder, manifest)
+        write_manifest(folder, _manifest(checkpoint, folder, versions, engines))
 
 
 def verify(bundle: Bundle, checkpoint: Checkpoint, report: Report = print) -> None:
@@ -146,6 +122,36 @@ def verify(bundle: Bundle, checkpoint: Checkpoint, report: Report = print) -> No
         check_parity(name, make(checkpoint), engine, spec.record.tolerance, report, device, precision=spec.precision)
         engine.close()
         gc.collect()
+
+
+def _manifest(
+    checkpoint: Checkpoint, folder: Path, versions: dict[str, str], engines: dict[str, EngineSpec]
+) -> Manifest:
+    """What the bundle is; the files of its tokenizers are written into `folder` on the way."""
+    return Manifest(
+        schema=SCHEMA,
+        family="audioldm2",
+        checkpoint=CheckpointSpec(
+            id=checkpoint.id,
+            revision=checkpoint.revision,
+            weights_sha256=checkpoint.weights_sha256,
+            variant=checkpoint.variant,
+        ),
+        versions=versions,
+        audio=checkpoint.audio(),
+        max_new_tokens=checkpoint.max_new_tokens(),
+        token_multiple=TYPICAL_TOKENS,
+        scheduler=checkpoint.scheduler(),
+        feature_extractor=checkpoint.feature_extractor(),
+        tokenizers={
+            name: _write_tokenizer(checkpoint, folder, part)
+            for name, part in TOKENIZERS.items()
+            if name == "text_encoder" or not checkpoint.speaks
+        },
+        speech=_write_speech(checkpoint, folder) if checkpoint.speaks else None,
+        defaults=checkpoint.call_defaults(),
+        engines=engines,
+    )
 
 
 def _calibration(

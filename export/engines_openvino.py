@@ -11,14 +11,12 @@ import numpy as np
 from export.activation import activation_bytes
 from export.maker import Extra, Job, Maker
 from export.parity import TOLERANCE, check_parity
-from export.quantize import Quantized, quantize
+from export.quantize import SMALL_BYTES, Quantized, quantize
 from runtime.backends.device import HostDevice
 from runtime.backends.engine import load_engine
 from runtime.bundle.manifest import BuildRecord, EngineSpec, ParityCheck
 from runtime.bundle.schema import Precision
 from runtime.install import installed_versions
-
-SMALL = 1024  # elements: frequencies and biases, not weights
 
 
 def make_engine(job: Job) -> EngineSpec:
@@ -29,8 +27,7 @@ def make_engine(job: Job) -> EngineSpec:
     import openvino
 
     quantized = _quantized(job)
-    model = openvino.Core().read_model(job.graph) if quantized is None else quantized.graph
-    keep_exact(model, job.component.islands)
+    model = quantized.graph if quantized is not None else exact_graph(job.graph, job.component.islands)
     path = job.folder / f"{job.name}.xml"
     openvino.save_model(model, path, compress_to_fp16=True)
     component = job.component
@@ -55,14 +52,15 @@ def make_engine(job: Job) -> EngineSpec:
     )
 
 
-def keep_exact(model: Any, islands: Mapping[str, str]) -> None:
-    """Make each small constant of an island the sum of two that FP16 holds: OpenVINO compresses them all.
+def exact_graph(path: Path, islands: Mapping[str, str]) -> Any:
+    """The graph, each small constant of an island in it the sum of two that FP16 holds: OpenVINO compresses them all.
 
     A UNet's timestep of up to 999 is multiplied by frequencies: rounded to FP16 they turn its sines by half a radian.
     """
     import openvino
     from openvino import opset13 as opset
 
+    model = openvino.Core().read_model(path)
     for operation in model.get_ordered_ops():
         if not any(re.search(pattern, operation.get_friendly_name()) for pattern in islands.values()):
             continue
@@ -70,10 +68,12 @@ def keep_exact(model: Any, islands: Mapping[str, str]) -> None:
             constant = port.get_source_output().get_node()
             if constant.get_type_name() != "Constant" or constant.get_element_type() != openvino.Type.f32:
                 continue
-            if 1 < (values := constant.data).size <= SMALL:
+            values = constant.data
+            if values.size > 1 and values.nbytes <= SMALL_BYTES:
                 rounded = values.astype(np.float16).astype(np.float32)
                 parts = (opset.constant(part) for part in (rounded, values - rounded))
                 port.replace_source_output(opset.add(*parts).output(0))
+    return model
 
 
 def _quantized(job: Job) -> Quantized | None:

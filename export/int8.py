@@ -10,6 +10,7 @@ import openvino
 from openvino import opset13 as opset
 
 from export.calibration import Feeds
+from export.quantize import SMALL_BYTES
 from runtime.backends.device import Array
 
 # What never leaves float: first and last layers, what depends on the timestep or the text alone, and layers whose input
@@ -20,7 +21,6 @@ FLOAT_LAYERS = (
     r"|time_embedding|time_emb_proj|attn2/to_[kv]|ff/net\.2"
     r"|conv_shortcut|(up|down)samplers.*)/.*"
 )
-SMALL_BYTES = 4096  # scales, biases and frequencies: float32 costs nothing
 FLOAT_TYPES = ["ScaledDotProductAttention", "ConvolutionBackpropData"]
 
 

@@ -12,6 +12,7 @@ from export.parity import pooled_error
 from runtime.backends.device import Array
 
 HELD_OUT = 3  # every third recorded input
+SMALL_BYTES = 4096  # float32 constants up to this size are frequencies, scales and biases: they stay as they are
 WORST = 0.2  # share of the blocks of layers that go back to float for a second try
 
 
