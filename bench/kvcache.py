@@ -19,7 +19,7 @@ from export.onnx import export_onnx
 from export.parity import relative_error
 from runtime.backends.device import Array
 from runtime.backends.engine import Engine, load_engine
-from runtime.text.encoder import PromptEncoder
+from runtime.text.audioldm2 import LanguageEncoder
 
 
 def run(new_tokens: int, length: int) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def run(new_tokens: int, length: int) -> dict[str, Any]:
     engine = _engine()
     width = BASE["gpt2"]["n_embd"]
     embeds = torch.randn(1, length, width, generator=torch.Generator().manual_seed(0)).numpy()
-    encoder = PromptEncoder({"language_model": engine}, {})
+    encoder = LanguageEncoder({"language_model": engine}, {})
     loops = {
         "key-value cache": lambda new: encoder.generate(embeds, np.ones((1, length), np.int64), new),
         "full recompute": lambda new: recompute(engine, embeds, new),

@@ -45,7 +45,6 @@ from runtime.bundle.schema import EIGHT_BITS
 from runtime.errors import BundleError
 
 DEMO = "demo"
-TOKENIZERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}  # engine: part of the checkpoint
 Report = Callable[[str], None]
 
 
@@ -130,7 +129,7 @@ def _manifest(
     """What the bundle is; the files of its tokenizers are written into `folder` on the way."""
     return Manifest(
         schema=SCHEMA,
-        family="audioldm2",
+        family=checkpoint.family.name,
         checkpoint=CheckpointSpec(
             id=checkpoint.id,
             revision=checkpoint.revision,
@@ -139,13 +138,13 @@ def _manifest(
         ),
         versions=versions,
         audio=checkpoint.audio(),
-        max_new_tokens=checkpoint.max_new_tokens(),
+        max_new_tokens=checkpoint.max_new_tokens() if "language_model" in engines else None,
         token_multiple=TYPICAL_TOKENS,
         scheduler=checkpoint.scheduler(),
-        feature_extractor=checkpoint.feature_extractor(),
+        feature_extractor=checkpoint.feature_extractor() if checkpoint.family.ranks else None,
         tokenizers={
             name: _write_tokenizer(checkpoint, folder, part)
-            for name, part in TOKENIZERS.items()
+            for name, part in checkpoint.family.tokenizers.items()
             if name == "text_encoder" or not checkpoint.speaks
         },
         speech=_write_speech(checkpoint, folder) if checkpoint.speaks else None,

@@ -12,31 +12,18 @@ import diffusers
 import msgspec
 import transformers
 from diffusers.pipelines.audioldm2 import modeling_audioldm2
-from diffusers.pipelines.audioldm2.modeling_audioldm2 import AudioLDM2ProjectionModel, AudioLDM2UNet2DConditionModel
-from transformers import (
-    ClapFeatureExtractor,
-    ClapModel,
-    ClapProcessor,
-    GPT2LMHeadModel,
-    GPT2Model,
-    PreTrainedModel,
-    SpeechT5HifiGan,
-    T5EncoderModel,
-    VitsModel,
-)
+from transformers import ClapFeatureExtractor, ClapProcessor, PreTrainedModel, VitsModel
 
 from export.configs import (
-    KINDS,
     Configs,
     Distilled,
     FeatureExtractorConfig,
-    T5Config,
-    VitsConfig,
     convert,
     fill_defaults,
     read_json,
 )
 from export.errors import CheckpointError, one_line
+from export.families import BY_PIPELINE, KINDS, Family
 from export.modules import load_module
 from export.receptive_field import WINDOW_FRAMES, vocoder_context_frames
 from export.tokenizer import length_limit, load_tokenizer, tokenizer_json, vocabulary
@@ -55,19 +42,7 @@ from runtime.diffusion.schedulers import scheduler_names
 from runtime.errors import InputError
 from runtime.text.speech import Vocabulary
 
-# What each part may be, by the class that `model_index.json` names, and the class that loads it. The language model's
-# head is never used, and published checkpoints name GPT2Model: both load as the trunk.
-MODULES: dict[str, dict[type, Any]] = {
-    "text_encoder": {ClapModel: ClapModel},
-    "text_encoder_2": {T5EncoderModel: T5EncoderModel, VitsModel: VitsModel},
-    "projection_model": {AudioLDM2ProjectionModel: AudioLDM2ProjectionModel},
-    "language_model": {GPT2Model: GPT2Model, GPT2LMHeadModel: GPT2Model},
-    "unet": {AudioLDM2UNet2DConditionModel: AudioLDM2UNet2DConditionModel},
-    "vae": {diffusers.AutoencoderKL: diffusers.AutoencoderKL},
-    "vocoder": {SpeechT5HifiGan: SpeechT5HifiGan},
-}
 Spec = TypeVar("Spec", bound=msgspec.Struct)
-_TOKENIZERS = ("tokenizer", "tokenizer_2")
 WIDE_BAND_HZ = 48_000  # sample rate from which the original project leaves out the lowest 20 Hz
 PROJECTED_EXTRA = 5  # positions that the projection adds to the second text's
 END_TOKEN_ID = 182  # of a transcription: a constant in the reference pipeline
@@ -85,18 +60,21 @@ class Checkpoint:
     def __init__(self, folder: Path, identifier: str, revision: str | None = None, variant: str | None = None) -> None:
         self.folder, self.id, self.revision, self.variant = folder, identifier, revision, variant
         index = read_json(folder / "model_index.json", identifier)
-        parts = (*MODULES, *_TOKENIZERS, "feature_extractor", "scheduler")
+        self.family = _family(index.get("_class_name"), identifier)
+        tokenizers = self.family.tokenizers.values()
+        parts = (*self.family.modules, *tokenizers, "feature_extractor", "scheduler")
         self._named = {part: _class_name(index.get(part)) for part in parts}
         self._loaded_tokenizers: dict[str, Any] = {}
-        self._classes = {part: self._module_class(part) for part in MODULES}
-        for part in _TOKENIZERS:
+        self._classes = {part: self._module_class(part) for part in self.family.modules}
+        for part in tokenizers:
             if self._named[part] is None:
                 raise CheckpointError(f"{identifier}: model_index.json names no {part}")
         if self._named["scheduler"] not in scheduler_names():
             self._refuse("scheduler", ", ".join(scheduler_names()))
-        if not _is_one(_library_class(self._named["feature_extractor"]), ClapFeatureExtractor, ClapProcessor):
+        heard = self.family.ranks
+        if heard and not _is_one(_library_class(self._named["feature_extractor"]), ClapFeatureExtractor, ClapProcessor):
             self._refuse("feature_extractor", "ClapFeatureExtractor")
-        if self.speaks != (self._named["tokenizer_2"] == "VitsTokenizer"):
+        if self.speaks != (self._named.get("tokenizer_2") == "VitsTokenizer"):
             raise CheckpointError(
                 f"{identifier}: text_encoder_2 is {self._named['text_encoder_2']}, tokenizer_2 "
                 f"{self._named['tokenizer_2']}: not a pair"
@@ -105,13 +83,12 @@ class Checkpoint:
     @property
     def speaks(self) -> bool:
         """Whether it is for speech: its second text encoder is VITS's, and reads a transcription."""
-        return self._classes["text_encoder_2"] is VitsModel
+        return self._classes.get("text_encoder_2") is VitsModel
 
     @cached_property
     def configs(self) -> Configs:
         """The fields that we use of all modules'  Raises CheckpointError for one that has no possible value."""
-        kinds = {**KINDS, "text_encoder_2": VitsConfig if self.speaks else T5Config}
-        return Configs(**{part: self._config(part, kinds[part]) for part in MODULES})
+        return Configs(**{part: self._config(part, KINDS[kind]) for part, kind in self._classes.items()})
 
     def weights(self, part: str) -> Weights:
         """The files of a module's weights. Raises CheckpointError if one is missing, incomplete or a pointer."""
@@ -119,7 +96,7 @@ class Checkpoint:
 
     def has_variant(self) -> bool:
         """Whether any module has weights of the variant that was asked for."""
-        return any(self.weights(part).names.variant == self.variant for part in MODULES)
+        return any(self.weights(part).names.variant == self.variant for part in self.family.modules)
 
     def load(self, part: str) -> Any:
         """Load one module in FP32, on the CPU, in evaluation mode. Weights are data only: no code is unpickled."""
@@ -205,7 +182,7 @@ class Checkpoint:
 
     def max_new_tokens(self) -> int:
         """How many embeddings GPT2 generates."""
-        return self.configs.language_model.max_new_tokens
+        return int(self.configs.language_model.max_new_tokens)
 
     def scheduler(self) -> dict[str, Any]:
         """The scheduler's config as the checkpoint has it."""
@@ -215,7 +192,7 @@ class Checkpoint:
     def call_defaults(self) -> CallDefaults:
         """What calls take that do not say: the steps that the checkpoint was taught, without guidance, if it was."""
         if not (path := self.folder / DISTILLED).is_file():
-            return CallDefaults()
+            return self.family.defaults
         taught = convert(read_json(path, self.id), Distilled, f"{self.id}: {DISTILLED}")
         return CallDefaults(num_inference_steps=taught.steps, guidance_scale=1.0)
 
@@ -224,7 +201,8 @@ class Checkpoint:
         where = f"{self.id}: feature_extractor"
         raw = self._feature_extractor_json()
         kind = raw.get("feature_extractor_type") or "ClapFeatureExtractor"
-        if not _is_one(_library_class(kind), ClapFeatureExtractor):
+        heard = self.family.ranks
+        if heard and not _is_one(_library_class(kind), ClapFeatureExtractor):
             raise CheckpointError(f"{where} is a {kind!r}; supported: ClapFeatureExtractor")
         config = convert(raw, FeatureExtractorConfig, where)
         with self._as_ours("feature_extractor"):
@@ -245,7 +223,7 @@ class Checkpoint:
     def weights_sha256(self) -> str:
         """One hash over the files of weights that are used, and their names. They are gigabytes: read once."""
         digest = hashlib.sha256()
-        for part in sorted(MODULES):
+        for part in sorted(self.family.modules):
             for path in self.weights(part).files:
                 file = describe_file(self.folder, str(path.relative_to(self.folder)))
                 digest.update(f"{file.name} {file.sha256}\n".encode())
@@ -262,10 +240,10 @@ class Checkpoint:
     def _module_class(self, part: str) -> Any:
         """The class that loads a module, for the class that `model_index.json` names or one that it descends from."""
         named = _library_class(self._named[part])
-        for accepted, loaded in MODULES[part].items():
+        for accepted, loaded in self.family.modules[part].items():
             if _is_one(named, accepted):
                 return loaded
-        return self._refuse(part, ", ".join(accepted.__name__ for accepted in MODULES[part]))
+        return self._refuse(part, ", ".join(accepted.__name__ for accepted in self.family.modules[part]))
 
     def _refuse(self, part: str, supported: str) -> None:
         named = self._named[part]
@@ -321,6 +299,14 @@ def _mel(sample_rate_hz: int) -> MelSpec:
     fft_samples = 1 << max(int(0.064 * sample_rate_hz).bit_length() - 1, 1)
     low_hz = 20.0 if sample_rate_hz >= WIDE_BAND_HZ else 0.0
     return MelSpec(fft_samples=fft_samples, min_frequency_hz=low_hz, max_frequency_hz=sample_rate_hz / 2)
+
+
+def _family(pipeline: Any, identifier: str) -> Family:
+    """The family of a pipeline's class. Raises CheckpointError for one that is not known, with those that are."""
+    if not isinstance(pipeline, str) or pipeline not in BY_PIPELINE:
+        known = ", ".join(BY_PIPELINE)
+        raise CheckpointError(f"{identifier}: model_index.json names the pipeline {pipeline!r}; supported: {known}")
+    return BY_PIPELINE[pipeline]
 
 
 def _class_name(entry: Any) -> str | None:

@@ -61,6 +61,17 @@ class ClapConfig(_Config, frozen=True):
     audio_config: ClapAudioConfig
 
 
+class ClapTextAloneConfig(ClapTextConfig, frozen=True):
+    """The text tower of a checkpoint that has no other."""
+
+    projection_dim: Count
+
+    @property
+    def text_config(self) -> ClapTextConfig:
+        """Itself, where a whole CLAP has its text tower's."""
+        return self
+
+
 class T5Config(_Config, frozen=True):
     """The T5 encoder. It has no positions, so that its texts may have any length."""
 
@@ -105,6 +116,9 @@ class UNetConfig(_Config, frozen=True):
     down_block_types: tuple[str, ...]
     up_block_types: tuple[str, ...]
     cross_attention_dim: Widths
+    # of a UNet that takes a text as its class
+    class_embed_type: str | None = None
+    projection_class_embeddings_input_dim: Count | None = None
 
 
 class VaeConfig(_Config, frozen=True):
@@ -157,23 +171,16 @@ class Distilled(_Config, frozen=True):
 class Configs:
     """What we use of the modules' configs, by part."""
 
-    text_encoder: ClapConfig
-    text_encoder_2: T5Config | VitsConfig
-    projection_model: ProjectionConfig
-    language_model: GPT2Config
+    text_encoder: Any  # ClapConfig, ClapTextAloneConfig
     unet: UNetConfig
     vae: VaeConfig
     vocoder: VocoderConfig
+    # of AudioLDM2 alone
+    text_encoder_2: Any = None  # T5Config, VitsConfig
+    projection_model: Any = None  # ProjectionConfig
+    language_model: Any = None  # GPT2Config
 
 
-KINDS: dict[str, type[_Config]] = {
-    "text_encoder": ClapConfig,
-    "projection_model": ProjectionConfig,
-    "language_model": GPT2Config,
-    "unet": UNetConfig,
-    "vae": VaeConfig,
-    "vocoder": VocoderConfig,
-}
 Config = TypeVar("Config", bound=_Config)
 
 

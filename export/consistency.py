@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
-from export.checkpoint import END_TOKEN_ID, MODULES, PROJECTED_EXTRA, Checkpoint
+from export.checkpoint import END_TOKEN_ID, PROJECTED_EXTRA, Checkpoint
 from export.components import COMPONENTS
 from export.errors import CheckpointError, one_line
 from runtime.diffusion.schedulers import make_plan
@@ -14,6 +14,7 @@ from runtime.diffusion.schedulers import make_plan
 logger = logging.getLogger(__name__)
 
 _LONGEST_S = 3600.0  # that a checkpoint may make where a call does not say: more is a damaged sample_size
+LABELS = ("simple_projection", "projection")  # how a UNet takes an embedding as its class
 _TRIAL_STEPS = 10  # of the schedule that is made to see whether the scheduler's config gives one
 
 
@@ -25,7 +26,7 @@ def check_consistency(checkpoint: Checkpoint) -> None:
     _ = checkpoint.configs
     if checkpoint.variant is not None and not checkpoint.has_variant():
         raise CheckpointError(f"{checkpoint.id}: no part has weights of the variant '{checkpoint.variant}'")
-    only = {part: checkpoint.weights(part).names.variant for part in MODULES}
+    only = {part: checkpoint.weights(part).names.variant for part in checkpoint.family.modules}
     if fallen_back := {part: name for part, name in only.items() if name not in (None, checkpoint.variant)}:
         listed = ", ".join(f"{part} ({name})" for part, name in fallen_back.items())
         logger.warning("there are no weights but those of one variant for %s: they are used", listed)
@@ -53,12 +54,19 @@ def try_components(checkpoint: Checkpoint, names: Iterable[str]) -> None:
 
 
 def _problems(checkpoint: Checkpoint) -> Iterator[str]:
-    yield from _widths(checkpoint)
-    yield from _attention(checkpoint)
+    has_language = "language_model" in checkpoint.family.modules
+    if has_language:
+        yield from _widths(checkpoint)
+        yield from _attention(checkpoint)
+    else:
+        yield from _labels(checkpoint)
     yield from _audio(checkpoint)
     yield from _scheduler(checkpoint)
-    yield from _ranking(checkpoint)
-    yield from _tokens(checkpoint)
+    if checkpoint.family.ranks:
+        yield from _ranking(checkpoint)
+    yield from _token_ids(checkpoint)
+    if has_language:
+        yield from _positions(checkpoint)
     if checkpoint.speaks:
         yield from _speech_ids(checkpoint)
 
@@ -74,6 +82,18 @@ def _widths(checkpoint: Checkpoint) -> Iterator[str]:
             yield f"projection_model has {field} {getattr(projection, field)}, {source} is {width} wide"
     if language_model.n_embd % language_model.n_head:
         yield f"language_model is {language_model.n_embd} wide, no multiple of its {language_model.n_head} heads"
+
+
+def _labels(checkpoint: Checkpoint) -> Iterator[str]:
+    """The UNet's classes, which are CLAP's embeddings of texts."""
+    unet, width = checkpoint.configs.unet, checkpoint.configs.text_encoder.projection_dim
+    if unet.class_embed_type not in LABELS:
+        yield f"unet has class_embed_type {unet.class_embed_type!r}; supported: {', '.join(LABELS)}"
+    elif unet.projection_class_embeddings_input_dim != width:
+        yield (
+            f"unet has projection_class_embeddings_input_dim {unet.projection_class_embeddings_input_dim}, "
+            f"text_encoder is {width} wide"
+        )
 
 
 def _attention(checkpoint: Checkpoint) -> Iterator[str]:
@@ -142,11 +162,11 @@ def _ranking(checkpoint: Checkpoint) -> Iterator[str]:
         )
 
 
-def _tokens(checkpoint: Checkpoint) -> Iterator[str]:
-    """Numbers of tokens and their ids, against the positions and embeddings of what reads them."""
-    modules, speaks = checkpoint.configs, checkpoint.speaks
+def _token_ids(checkpoint: Checkpoint) -> Iterator[str]:
+    """The tokenizers' ids, against the embeddings of what reads them."""
+    modules = checkpoint.configs
     readers = {"tokenizer": ("text_encoder", modules.text_encoder.text_config.vocab_size)}
-    if not speaks:
+    if "tokenizer_2" in checkpoint.family.tokenizers.values() and not checkpoint.speaks:
         readers["tokenizer_2"] = ("text_encoder_2", modules.text_encoder_2.vocab_size)
     for part, (encoder, rows) in readers.items():
         highest, (spec, _) = checkpoint.highest_token_id(part), checkpoint.tokenizer(part)
@@ -154,6 +174,11 @@ def _tokens(checkpoint: Checkpoint) -> Iterator[str]:
             yield f"{part} has ids up to {highest}, {encoder} has {rows} embeddings"
         if spec.max_length < 1:
             yield f"no text of {part} fits into the positions that text_encoder and language_model have"
+
+
+def _positions(checkpoint: Checkpoint) -> Iterator[str]:
+    """Numbers of tokens, against the positions of what reads them."""
+    modules, speaks = checkpoint.configs, checkpoint.speaks
     tokens, language_model, projection = checkpoint.text_tokens(), modules.language_model, modules.projection_model
     needed = tokens + PROJECTED_EXTRA + language_model.max_new_tokens - 1
     if needed > language_model.n_positions:

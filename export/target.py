@@ -11,7 +11,7 @@ from typing import get_args
 import msgspec
 
 from export.checkpoint import Checkpoint
-from export.components import COMPONENTS
+from export.components import COMPONENTS, names
 from export.components.component import TYPICAL_TOKENS
 from export.errors import BuildError
 from export.maker import Maker, TensorRTOptions
@@ -89,7 +89,7 @@ def build_keys(checkpoint: Checkpoint, target: Target, versions: Mapping[str, st
         "max_error": target.max_error if target.quantizes else None,
     }
     keys = {}
-    for name in COMPONENTS:
+    for name in names(checkpoint):
         options = asdict(target.options) if target.maker.compiles else {}
         if name not in GROWING:
             options.pop("max_duration_s", None)

@@ -20,7 +20,7 @@ from safetensors import safe_open
 from export.errors import CheckpointError
 from runtime.checks import reason
 
-# The folders of a checkpoint that hold weights. `export.checkpoint.MODULES` says of which classes.
+# The folders of a checkpoint that hold weights. `export.families` says of which classes.
 WEIGHTED = ("text_encoder", "text_encoder_2", "projection_model", "language_model", "unet", "vae", "vocoder")
 
 _STEM = r"(?P<stem>model|pytorch_model|diffusion_pytorch_model)"

@@ -140,6 +140,8 @@ class Options:
       has cores by its affinity and its container's quota.
     - `low_memory` (the reference's `enable_model_cpu_offload`): each engine is loaded when it is needed and freed
       after, in every call.
+    - `free_text`: the text engines alone are, for every prompt that is none of the last 32: less memory while a sound
+      is made, and a later start of it. As with `low_memory` there are no CUDA graphs.
     - `vae_slicing` (the reference's `enable_vae_slicing`): waveforms are decoded one by one.
     - `cuda_graphs`: work that comes again is captured, and replayed by one launch; False runs all of it plainly.
     """
@@ -149,6 +151,7 @@ class Options:
     precision: str = "auto"
     threads: int | None = None
     low_memory: bool = False
+    free_text: bool = False
     vae_slicing: bool = False
     cuda_graphs: bool = True
 

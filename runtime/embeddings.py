@@ -8,21 +8,25 @@ import numpy as np
 from runtime.arguments import Arguments
 from runtime.backends.device import Array
 from runtime.backends.specs import TensorSpec
-from runtime.bundle.manifest import EngineSpec
+from runtime.bundle.manifest import EngineSpec, Manifest
 from runtime.checks import MOST, integer, real_array, shown
 from runtime.errors import InputError
-from runtime.text.conditioning import Conditioning
+from runtime.text.conditioning import CLASS, MASK, NEW_STATES, STATES, Conditioning
+
+PLACES = {  # of each argument's arrays: the engines and their inputs, of which the last that there is counts
+    "prompt_embeds": (("projection_model", "hidden_states_1"), ("unet", STATES), ("unet", CLASS)),
+    "generated_prompt_embeds": (("unet", NEW_STATES),),
+}  # a speech checkpoint's UNet does not see the prompt's states
 
 
 def embedding_specs(engines: Mapping[str, EngineSpec]) -> dict[str, TensorSpec]:
-    """What a bundle's engines take as `prompt_embeds` and `generated_prompt_embeds`, each (rows, tokens, width)."""
-    feeds = {
-        "prompt_embeds": (("projection_model", "hidden_states_1"), ("unet", "encoder_hidden_states_1")),
-        "generated_prompt_embeds": (("unet", "encoder_hidden_states"),),
-    }  # the last that there is counts: a speech checkpoint's UNet does not see the prompt's states
+    """What a bundle's engines take as `prompt_embeds` and `generated_prompt_embeds`.
+
+    Each is (rows, tokens, width); `prompt_embeds` of a model without a language model are (rows, width).
+    """
     return {
         name: engines[engine].inputs[feed]
-        for name, places in feeds.items()
+        for name, places in PLACES.items()
         for engine, feed in places
         if engine in engines and feed in engines[engine].inputs
     }
@@ -31,12 +35,13 @@ def embedding_specs(engines: Mapping[str, EngineSpec]) -> dict[str, TensorSpec]:
 def positive_embeds(given: Arguments, specs: Mapping[str, TensorSpec]) -> Conditioning | None:
     """The prompts' own embeddings, if they come in place of texts. `specs`: see `embedding_specs`."""
     parts = (given.prompt_embeds, given.generated_prompt_embeds, given.attention_mask)
+    both = "" if _of_labels(specs) else " with generated_prompt_embeds"
     if given.prompt is not None:
         if any(part is not None for part in parts):
-            raise InputError("give either prompt, or prompt_embeds with generated_prompt_embeds, not both")
+            raise InputError(f"give either prompt, or prompt_embeds{both}, not both")
         return None
-    if given.prompt_embeds is None or given.generated_prompt_embeds is None:
-        raise InputError("give either prompt, or both prompt_embeds and generated_prompt_embeds")
+    if given.prompt_embeds is None or (both and given.generated_prompt_embeds is None):
+        raise InputError(f"give either prompt, or prompt_embeds{both}")
     return _conditioning("", specs, *parts)
 
 
@@ -49,52 +54,69 @@ def negative_embeds(
         return None
     if given.negative_prompt is not None:
         raise InputError("give either negative_prompt or negative_prompt_embeds, not both")
-    if parts[0] is None or parts[1] is None:
+    if parts[0] is None or (parts[1] is None and not _of_labels(specs)):
         raise InputError("negative_prompt_embeds and negative_generated_prompt_embeds go together: give both")
     negative = _conditioning("negative_", specs, *parts)
-    for name in ("prompt_embeds", "generated_prompt_embeds"):
-        ours = getattr(negative, name).shape
-        wanted = (count, *ours[1:]) if embeds is None else getattr(embeds, name).shape
+    for name, feed in _feeds(specs).items():
+        ours = negative.feeds[feed].shape
+        wanted = (count, *ours[1:]) if embeds is None else embeds.feeds[feed].shape
         if ours != wanted:
             raise InputError(f"negative_{name} has shape {ours}, {name} has {wanted}: they have to be the same")
     return negative
 
 
 def check_language_model_inputs(
-    spec: TensorSpec, inputs_embeds: Array, attention_mask: Array | None, max_new_tokens: int | None
-) -> tuple[Array, Array, int | None]:
-    """What a user gives to `generate_language_model`, checked: embeddings, mask, new tokens or None.
+    manifest: Manifest, inputs_embeds: Array, attention_mask: Array | None, max_new_tokens: int | None
+) -> tuple[Array, Array, int]:
+    """What a user gives to `generate_language_model`, checked: embeddings, mask, new tokens.
 
-    `spec` is the language model's own `inputs_embeds`. Raises InputError for what it does not take.
+    Raises InputError for what the language model does not take, and where there is none.
     """
+    if manifest.max_new_tokens is None:
+        raise InputError(f"{manifest.kind.pipeline} has no language model")
     embeds = _states("inputs_embeds", inputs_embeds)
-    _check_size("inputs_embeds", embeds, spec)
+    _check_size("inputs_embeds", embeds, manifest.engines["language_model"].inputs["inputs_embeds"])
     mask = _mask("attention_mask", attention_mask, "inputs_embeds", embeds)
-    new_tokens = None if max_new_tokens is None else integer("max_new_tokens", max_new_tokens, 1, MOST)
-    return embeds, mask, new_tokens
+    if max_new_tokens is None:
+        return embeds, mask, manifest.max_new_tokens
+    return embeds, mask, integer("max_new_tokens", max_new_tokens, 1, MOST)
 
 
 def _conditioning(prefix: str, specs: Mapping[str, TensorSpec], states: Any, generated: Any, mask: Any) -> Conditioning:
     """Arrays as the engines take them; a missing mask is all ones."""
-    states = _states(f"{prefix}prompt_embeds", states)
-    generated = _states(f"{prefix}generated_prompt_embeds", generated)
-    if len(generated) != len(states):
-        raise InputError(
-            f"{prefix}generated_prompt_embeds has {len(generated)} prompts, {prefix}prompt_embeds {len(states)}: "
-            "they have to be as many"
-        )
-    mask = _mask(f"{prefix}attention_mask", mask, f"{prefix}prompt_embeds", states)
-    for name, array in (("prompt_embeds", states), ("generated_prompt_embeds", generated)):
+    given = {"prompt_embeds": states, "generated_prompt_embeds": generated}
+    axes = ("prompts", "width") if _of_labels(specs) else ("prompts", "length", "width")
+    arrays = {name: _states(f"{prefix}{name}", given[name], axes) for name in _feeds(specs)}
+    first, *others = arrays.items()
+    for name, array in others:
+        if len(array) != len(first[1]):
+            raise InputError(
+                f"{prefix}{name} has {len(array)} prompts, {prefix}{first[0]} {len(first[1])}: they have to be as many"
+            )
+    masks = {} if _of_labels(specs) else {MASK: _mask(f"{prefix}attention_mask", mask, f"{prefix}{first[0]}", first[1])}
+    for name, array in arrays.items():
         if name in specs:
             _check_size(f"{prefix}{name}", array, specs[name])
-    return Conditioning(prompt_embeds=states, attention_mask=mask, generated_prompt_embeds=generated)
+    return Conditioning({feed: arrays[name] for name, feed in _feeds(specs).items()} | masks)
 
 
-def _states(name: str, value: Any) -> Array:
-    """Embeddings, float32, (prompts, length, width), none of them 0."""
+def _of_labels(specs: Mapping[str, TensorSpec]) -> bool:
+    """Whether the UNet takes one embedding of a whole text as its class label, and no states of its tokens."""
+    return "prompt_embeds" in specs and len(specs["prompt_embeds"].axes) == 2
+
+
+def _feeds(specs: Mapping[str, TensorSpec]) -> dict[str, str]:
+    """The UNet's input for the array of each argument."""
+    if _of_labels(specs):
+        return {"prompt_embeds": CLASS}
+    return {"prompt_embeds": STATES, "generated_prompt_embeds": NEW_STATES}
+
+
+def _states(name: str, value: Any, axes: tuple[str, ...] = ("prompts", "length", "width")) -> Array:
+    """Embeddings, float32, of these axes, none of them 0."""
     array = real_array(name, value)
-    if array.ndim != 3 or not array.size:
-        raise InputError(f"{name} has shape {array.shape}, not (prompts, length, width)")
+    if array.ndim != len(axes) or not array.size:
+        raise InputError(f"{name} has shape {array.shape}, not ({', '.join(axes)})")
     return array
 
 
@@ -114,7 +136,8 @@ def _mask(name: str, value: Any, states_name: str, states: Array) -> Array:
 
 
 def _check_size(name: str, array: Array, spec: TensorSpec) -> None:
-    axes = zip(("number of tokens", "width"), array.shape[1:], spec.min_shape[1:], spec.max_shape[1:], strict=True)
+    names = ("number of tokens", "width")[-(array.ndim - 1) :]
+    axes = zip(names, array.shape[1:], spec.min_shape[1:], spec.max_shape[1:], strict=True)
     for axis, size, low, high in axes:
         if size < low or (high is not None and size > high):
             accepted = low if low == high else f"{low} or more" if high is None else f"{low} to {high}"

@@ -10,6 +10,13 @@ from runtime.request import Request
 DEFAULT = Options()
 
 
+def freed_engines(manifest: Manifest, options: Options) -> tuple[str, ...]:
+    """The engines that are not kept between stages: all, those of texts, or none."""
+    if options.low_memory:
+        return tuple(manifest.engines)
+    return manifest.kind.text_engines if options.free_text else ()
+
+
 def check_memory(manifest: Manifest, request: Request, available_bytes: int | None, options: Options = DEFAULT) -> None:
     """Raise InputError if the call needs more memory than is free; nothing is refused where that is not known.
 

@@ -28,6 +28,7 @@ FLAG_OF_ARGUMENT = {
     "loop": "--loop",
     "loudness": "--loudness",
     "cuda_graphs": "--no-cuda-graphs",
+    "free_text": "--free-text",
     "low_memory": "--low-memory",
     "max_new_tokens": "--max-new-tokens",
     "negative_prompt": "--negative-prompt",
@@ -79,7 +80,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def pipeline_options(options: argparse.Namespace) -> dict[str, Any]:
     """What opens the pipeline of this run, by the names of `AudioLDM2Pipeline.from_pretrained`."""
-    names = ("device", "precision", "low_memory", "vae_slicing", "cuda_graphs")
+    names = ("device", "precision", "low_memory", "free_text", "vae_slicing", "cuda_graphs")
     threads = {} if options.threads is None else {"threads": options.threads}
     return {name: getattr(options, name) for name in names} | threads
 
@@ -209,6 +210,7 @@ def add_machine(add: Callable[..., argparse.Action], *, backends: bool = False) 
     add("--threads", type=whole, metavar="N", help="CPU threads (default: as many as this process may use)")
     add("--no-cuda-graphs", dest="cuda_graphs", action="store_false", help="on a GPU: run all work without CUDA graphs")
     add("--low-memory", action="store_true", help="load each engine when it is needed, free it after")
+    add("--free-text", action="store_true", help="load text engines for each new prompt, free them once it is encoded")
     add("--vae-slicing", action="store_true", help="decode waveforms one by one: less memory with --num-waveforms")
 
 

@@ -17,13 +17,12 @@ from runtime.diffusion.denoise import Denoiser, Known
 from runtime.diffusion.noise import SeededNoise
 from runtime.embeddings import check_language_model_inputs
 from runtime.errors import NumericsError
-from runtime.memory import check_memory
+from runtime.memory import check_memory, freed_engines
 from runtime.output import AudioOutput, make_output
 from runtime.request import Request, check_request
 from runtime.sound.scoring import clap_scores
 from runtime.text.conditioning import Conditioning
-from runtime.text.encoder import PromptEncoder
-from runtime.text.tokenizer import open_tokenizers
+from runtime.text.families import open_encoder
 
 
 class AudioLDM2Pipeline:
@@ -37,11 +36,11 @@ class AudioLDM2Pipeline:
         self._options, self._manifest = options_of({"device": device, **options}), bundle.manifest
         self._device = open_bundle_device(bundle, device, self._options.precision, self._options.threads)
         backend = choose_backend(bundle, self._device, self._options.backend)
-        alone, slicing = self._options.low_memory, self._options.vae_slicing
-        multiple, captures = self._manifest.token_multiple, self._options.cuda_graphs and not alone
-        self._engines = engines = OpenEngines(bundle, self._device, backend=backend, one_at_a_time=alone)
+        freed, slicing = freed_engines(self._manifest, self._options), self._options.vae_slicing
+        multiple, captures = self._manifest.token_multiple, self._options.cuda_graphs and not freed
+        self._engines = engines = OpenEngines(bundle, self._device, backend=backend, freed=freed)
         self._graphs = Graphs(engines, self._device, token_multiple=multiple, enabled=captures)
-        self._encoder = PromptEncoder(engines, *open_tokenizers(bundle), self._device, self._graphs)
+        self._encoder = open_encoder(bundle, engines, self._device, self._graphs)
         self._denoiser = Denoiser(engines, self._device, self._graphs)
         self._codec = Codec(engines, self._device, self._graphs, self._manifest.audio, slicing=slicing)
         self._turn = threading.RLock()
@@ -71,13 +70,17 @@ class AudioLDM2Pipeline:
         """Run a checked call: prompt to audio, on the device's stream. Raises as a call does, but for InputError."""
         with self._in_turn():
             stage, scores, rate = self._engines.stages(), None, self._manifest.audio.sample_rate_hz
+            conditioning = None
+            if self._options.free_text:
+                with stage("encode"):  # when the other engines come those of texts are gone
+                    conditioning = self._encode(request)
             with stage("load"):
                 self._engines.open(*request.engines)
                 check_memory(self._manifest, request, self._device.free_bytes(), self._options)
                 self._engines.prepare(request.sizes(self._manifest.audio, slicing=self._options.vae_slicing))
             noise = SeededNoise(request.seeds, request.seed_device, self._device.xp, **self._device.threads())
             with stage("encode"):
-                conditioning = self._encode(request)
+                conditioning = conditioning or self._encode(request)
                 known = self._codec.encode(request, noise)
             with stage("denoise"):
                 latents = self._denoise(conditioning, request, noise, known)
@@ -117,7 +120,7 @@ class AudioLDM2Pipeline:
             latents = latents if edit.strength == 1 else plan.noised(0, known, first)
             kept = None if edit.mask is None else Known(known, xp.asarray(edit.mask), first)
         scale, view = request.guidance_scale if request.guided else None, request.canvas
-        lossy, texts = (request.guidance_interval, request.feature_cache_interval), conditioning.feeds()
+        lossy, texts = (request.guidance_interval, request.feature_cache_interval), conditioning.feeds
         steps = self._denoiser.steps(plan, latents, texts, scale, noise.randn, *lossy, canvas=view, known=kept)
         for i, latents in enumerate(steps):
             if not request.goes_on(i, latents):
@@ -128,7 +131,7 @@ class AudioLDM2Pipeline:
         """How well each waveform of (rows, samples) on the host fits its prompt: CLAP's cosine similarity, (rows,)."""
         count = request.num_waveforms_per_prompt
         texts = np.repeat(self._finished(self._encoder.text_embeds(list(request.prompts or ()))), count, axis=0)
-        rate, extractor = self._manifest.audio.sample_rate_hz, self._manifest.feature_extractor
+        rate, extractor = self._manifest.audio.sample_rate_hz, self._manifest.ranking_features
         return clap_scores(self._engines["audio_encoder"], texts, audios, rate, extractor, self._device)
 
     def _finished(self, array: Array) -> Array:
@@ -156,8 +159,8 @@ class AudioLDM2Pipeline:
         num_waveforms_per_prompt: int = 1,
         do_classifier_free_guidance: bool = True,
         **arguments: Any,
-    ) -> tuple[Array, Array, Array]:
-        """The reference's `encode_prompt`: prompt_embeds, attention_mask, generated_prompt_embeds for a call.
+    ) -> tuple[Array, ...]:
+        """The reference's `encode_prompt`: prompt_embeds, attention_mask, generated_prompt_embeds, or the first alone.
 
         Takes the text and embedding arguments of a call. With guidance the negative rows come first. A call takes the
         positive rows as `prompt_embeds` and so on, the negative ones as `negative_prompt_embeds` and so on.
@@ -166,9 +169,7 @@ class AudioLDM2Pipeline:
         arguments["guidance_scale"] = 2.0 if do_classifier_free_guidance else 1.0
         request = check_request(self._manifest, arguments_of(arguments))
         with self._in_turn():
-            both = self._encode(request)
-            embeds, mask = self._finished(both.prompt_embeds), self._finished(both.attention_mask)
-            return embeds, mask, self._finished(both.generated_prompt_embeds)
+            return tuple(map(self._finished, self._encode(request).arguments()))
 
     def generate_language_model(
         self, inputs_embeds: Array, max_new_tokens: int | None = None, *, attention_mask: Array | None = None
@@ -177,11 +178,10 @@ class AudioLDM2Pipeline:
 
         `inputs_embeds` (rows, length, width), float32; `attention_mask` (rows, length), all ones if None.
         """
-        spec = self._manifest.engines["language_model"].inputs["inputs_embeds"]
-        embeds, mask, asked = check_language_model_inputs(spec, inputs_embeds, attention_mask, max_new_tokens)
-        xp, new_tokens = self._device.xp, asked or self._manifest.max_new_tokens
+        embeds, mask, count = check_language_model_inputs(self._manifest, inputs_embeds, attention_mask, max_new_tokens)
         with self._in_turn():
-            return self._finished(self._encoder.generate(xp.asarray(embeds), xp.asarray(mask), new_tokens))
+            embeds, mask = map(self._device.xp.asarray, (embeds, mask))
+            return self._finished(self._encoder.generate(embeds, mask, count))
 
     @property
     def engines(self) -> OpenEngines:

@@ -9,6 +9,7 @@ from typing import Any
 
 from runtime.arguments import Arguments, StopDenoising
 from runtime.backends.device import Array
+from runtime.bundle.families import Family
 from runtime.bundle.manifest import AudioSpec, Manifest
 from runtime.checks import MOST, integer, listed, number, shown
 from runtime.diffusion.canvas import Canvas
@@ -19,13 +20,12 @@ from runtime.embeddings import embedding_specs, negative_embeds, positive_embeds
 from runtime.errors import InputError, MissingDependencyError
 from runtime.sizes import canvas_of, latent_shape, own_latents, sample_count
 from runtime.sound.vocode import STREAMED_FRAMES, frames_at_once
-from runtime.text.conditioning import Conditioning
+from runtime.text.conditioning import NEW_STATES, Conditioning
 from runtime.text.encoder import Prompt
 from runtime.text.weights import weighted
 from runtime.wording import check_text
 
 MOST_GUIDANCE = 1000.0  # latents grow with it: far above it their squares overflow float32, and the sound falls silent
-TEXT_ENGINES = "text_encoder", "text_encoder_2", "projection_model", "language_model"
 OUTPUT_TYPES = ("np", "latent", "pt")
 SEED_DEVICES = ("cpu", "cuda")
 
@@ -37,6 +37,7 @@ class Request:
     Each prompt has a text or a row of `embeds`; with guidance, each has a negative text or a row of `negative_embeds`.
     """
 
+    kind: Family  # of model
     prompts: tuple[str, ...] | None
     negative_prompts: tuple[str, ...] | None
     transcriptions: tuple[str, ...] | None  # None: not a speech checkpoint
@@ -55,7 +56,7 @@ class Request:
     latents: Array | None
     edit: Edit | None  # what becomes of audio that is given
     canvas: Canvas | None  # how the model sees the latents; None: all at once
-    max_new_tokens: int  # of GPT2
+    max_new_tokens: int  # of GPT2, 0 without one
     plan: Plan  # the scheduler's table for this number of steps
     callback: Callable[[int, float, Array], object] | None
     callback_steps: int
@@ -92,7 +93,7 @@ class Request:
     @property
     def engines(self) -> tuple[str, ...]:
         """The names of the engines that it runs, for loading them side by side."""
-        names = [*TEXT_ENGINES, "unet"]
+        names = [*self.kind.text_engines, "unet"]
         names += ["vae_encoder"] if self.encoded is not None else []
         names += ["unet_shallow"] if self.feature_cache_interval > 1 else []
         names += ["vae_decoder", "vocoder"] if self.output_type != "latent" else []
@@ -101,7 +102,7 @@ class Request:
     def sizes(self, audio: AudioSpec, *, slicing: bool) -> dict[str, dict[str, int]]:
         """By engine the sizes of what it gets, by axis, as far as they are known. What takes longest comes first."""
         rows, _, height, _ = self.latent_shape
-        texts: dict[str, dict[str, int]] = {name: {} for name in TEXT_ENGINES if self.prompts is not None}
+        texts: dict[str, dict[str, int]] = {name: {} for name in self.kind.text_engines if self.prompts is not None}
         known: dict[str, dict[str, int]] = {}
         if self.canvas is None:
             window = STREAMED_FRAMES if self.audio_callback is not None else audio.vocoder_window_frames
@@ -145,8 +146,8 @@ class Request:
 
     @property
     def ranked(self) -> bool:
-        """Whether there is a choice of waveforms, and a text to rank them by."""
-        return self.num_waveforms_per_prompt > 1 and self.prompts is not None
+        """Whether there is a choice of waveforms, a text to rank them by, and a model that does."""
+        return self.num_waveforms_per_prompt > 1 and self.prompts is not None and self.kind.ranks
 
 
 def check_request(manifest: Manifest, given: Arguments) -> Request:
@@ -156,6 +157,7 @@ def check_request(manifest: Manifest, given: Arguments) -> Request:
     type whose package is not installed.
     """
     audio, own = manifest.audio, manifest.defaults
+    _check_family(manifest.kind, given)
     for name in ("num_inference_steps", "guidance_scale"):
         if getattr(given, name) is None:
             given = replace(given, **{name: getattr(own, name)})
@@ -163,7 +165,7 @@ def check_request(manifest: Manifest, given: Arguments) -> Request:
     specs = embedding_specs(manifest.engines)
     embeds = positive_embeds(given, specs)
     prompts = None if embeds is not None else _texts("prompt", given.prompt)
-    count = len(prompts) if prompts is not None else len(embeds.attention_mask)  # type: ignore[union-attr]
+    count = len(prompts) if prompts is not None else len(embeds)  # type: ignore[arg-type]
     waveforms = _integer("num_waveforms_per_prompt", given.num_waveforms_per_prompt)
     edit = check_edit(audio, given)
     samples = sample_count(audio, given.audio_length_in_s) if edit is None else edit.samples
@@ -173,6 +175,7 @@ def check_request(manifest: Manifest, given: Arguments) -> Request:
     negative = negative_embeds(given, specs, embeds, count)
     negatives = _negatives(count, given.prompt, given.negative_prompt) if guidance_scale > 1.0 else None
     return Request(
+        kind=manifest.kind,
         prompts=prompts,
         negative_prompts=negatives if negative is None else None,
         prompt_weights=_prompt_weights(prompts, negatives, given, manifest),
@@ -191,7 +194,7 @@ def check_request(manifest: Manifest, given: Arguments) -> Request:
         seeds=_seeds(given, count, count * waveforms),
         latents=None if given.latents is None else own_latents(given.latents, shape),
         seed_device=given.seed_device,
-        max_new_tokens=_new_tokens(given.max_new_tokens, embeds or negative) or manifest.max_new_tokens,
+        max_new_tokens=_new_tokens(given.max_new_tokens, embeds or negative) or manifest.max_new_tokens or 0,
         plan=_plan(manifest.scheduler, given, 1.0 if edit is None else edit.strength),
         callback=given.callback,
         callback_steps=_integer("callback_steps", given.callback_steps),
@@ -199,6 +202,12 @@ def check_request(manifest: Manifest, given: Arguments) -> Request:
         output_type=given.output_type,
         return_dict=given.return_dict,
     )
+
+
+def _check_family(kind: Family, given: Arguments) -> None:
+    for name in kind.lacks:
+        if (value := getattr(given, name)) is not None and value is not False:
+            raise InputError(f"{name} is of AudioLDM2: {kind.pipeline}'s models have no use for it")
 
 
 def _check_the_rest(given: Arguments) -> None:
@@ -309,9 +318,9 @@ def _integer(name: str, value: Any) -> int:
 def _new_tokens(value: Any, embeds: Conditioning | None) -> int | None:
     """How many states the language model makes of texts: as many as embeddings have that come in place of others."""
     wanted = None if value is None else _integer("max_new_tokens", value)
-    if embeds is None:
+    if embeds is None or NEW_STATES not in embeds.feeds:
         return wanted
-    length: int = embeds.generated_prompt_embeds.shape[1]
+    length: int = embeds.feeds[NEW_STATES].shape[1]
     if wanted not in (None, length):
         raise InputError(f"max_new_tokens is {wanted}, but the embeddings given have {length} new tokens")
     return length

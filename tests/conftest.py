@@ -56,12 +56,16 @@ def shared(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
 
 @pytest.fixture(scope="session")
 def checkpoint(shared: Shared) -> Callable[[str], Path]:
-    """Folder of the small checkpoint of a name in SMALL or SPEECH."""
+    """Folder of the small checkpoint of a name in SMALL or SPEECH, or of a family's in FAMILIES."""
     from export.demo import write_checkpoint
+    from tests.families import FAMILIES, write_family
 
     @cache
     def make(name: str) -> Path:
-        seed, overrides = zlib.crc32(name.encode()) % 1000, {**SMALL, **SPEECH}[name]
+        seed = zlib.crc32(name.encode()) % 1000
+        if name in FAMILIES:
+            return shared(f"checkpoint-{name}", lambda folder: write_family(folder, name, seed))
+        overrides = {**SMALL, **SPEECH}[name]
         return shared(f"checkpoint-{name}", lambda folder: write_checkpoint(folder, seed=seed, overrides=overrides))
 
     return make

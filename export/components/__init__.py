@@ -1,12 +1,13 @@
 """One file a submodule: the wrapper that is traced, its tensors, the sizes it is checked at.
 
 `COMPONENTS` maps an engine's name to what makes its `Component` from a checkpoint, in the build's order, with the facts
-that are known before that. The names are those that the runtime asks for: `runtime.bundle.schema.ENGINES`.
+that are known before that. A family has some of them: those that the runtime asks for, see `runtime.bundle.families`.
 """
 
 from export.checkpoint import Checkpoint
 from export.components import clap, gpt2, hifigan, projection, t5, unet, unet_shallow, vae, vits
 from export.components.component import Component, Facts, Submodule
+from runtime.bundle.schema import LATER_ENGINES
 
 
 def _text_encoder_2(checkpoint: Checkpoint) -> Component:
@@ -26,4 +27,11 @@ COMPONENTS: dict[str, Submodule] = {
     "vocoder": Submodule(hifigan.vocoder, Facts(rows="waveform", in_windows=True, audible=True, quantized=True)),
 }
 
-__all__ = ["COMPONENTS", "Component", "Facts", "Submodule"]
+
+def names(checkpoint: Checkpoint) -> list[str]:
+    """The engines of a checkpoint's family, in the build's order."""
+    wanted = (*checkpoint.family.engines, *LATER_ENGINES)
+    return [name for name in COMPONENTS if name in wanted]
+
+
+__all__ = ["COMPONENTS", "Component", "Facts", "Submodule", "names"]

@@ -1,21 +1,28 @@
 """CLAP's two towers with their projections: text for conditioning and ranking, audio for ranking."""
 
 import torch
-from transformers import ClapModel
+from transformers import ClapModel, ClapTextModelWithProjection
 
 from export.checkpoint import Checkpoint
 from export.components.component import TYPICAL_TOKENS, Component, Sizes, Tensors, normal, padding_mask, tensor
 
 
 class _TextTower(torch.nn.Module):
-    """Unit-length text embeddings (ClapModel.get_text_features), (batch, width)."""
+    """Unit-length text embeddings, (batch, width), of a whole CLAP or of its text tower alone.
 
-    def __init__(self, clap: ClapModel) -> None:
+    Source: ClapModel.get_text_features, and AudioLDMPipeline, which brings those of ClapTextModelWithProjection to unit
+    length.
+    """
+
+    def __init__(self, clap: ClapModel | ClapTextModelWithProjection) -> None:
         super().__init__()
         self.clap = clap
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        return self.clap.get_text_features(input_ids=input_ids, attention_mask=attention_mask).pooler_output
+        if isinstance(self.clap, ClapModel):
+            return self.clap.get_text_features(input_ids=input_ids, attention_mask=attention_mask).pooler_output
+        embeds = self.clap(input_ids=input_ids, attention_mask=attention_mask).text_embeds
+        return torch.nn.functional.normalize(embeds, dim=-1)
 
 
 class _AudioTower(torch.nn.Module):
@@ -32,9 +39,13 @@ class _AudioTower(torch.nn.Module):
 def text_encoder(checkpoint: Checkpoint) -> Component:
     """input_ids, attention_mask (batch, tokens) -> text_embeds (batch, width)."""
     clap = checkpoint.load("text_encoder")
-    config = clap.config.text_config
-    del clap.audio_model, clap.audio_projection
-    longest = config.max_position_embeddings - config.pad_token_id - 1  # RoBERTa counts positions from the pad id on
+    config, longest = (
+        checkpoint.configs.text_encoder.text_config,
+        checkpoint.configs.text_encoder.text_config.max_tokens,
+    )
+    width = checkpoint.configs.text_encoder.projection_dim
+    if isinstance(clap, ClapModel):
+        del clap.audio_model, clap.audio_projection
     batch, tokens = (1, None), (1, longest)
 
     def draw(sizes: Sizes, generator: torch.Generator) -> Tensors:
@@ -49,7 +60,7 @@ def text_encoder(checkpoint: Checkpoint) -> Component:
             "input_ids": tensor("int64", batch=batch, tokens=tokens),
             "attention_mask": tensor("int64", batch=batch, tokens=tokens),
         },
-        outputs={"text_embeds": tensor("float32", batch=batch, width=clap.config.projection_dim)},
+        outputs={"text_embeds": tensor("float32", batch=batch, width=width)},
         draw=draw,
         sizes=(
             {"batch": 2, "tokens": 12},

@@ -26,19 +26,9 @@ class _Shallow(torch.nn.Module):
         self.whole, self.between = whole, _Given()
         model.mid_block = self.between
 
-    def forward(
-        self,
-        sample: torch.Tensor,
-        timestep: torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
-        encoder_hidden_states_1: torch.Tensor,
-        encoder_attention_mask_1: torch.Tensor,
-        deep_features: torch.Tensor,
-    ) -> torch.Tensor:
-        self.between.value = deep_features
-        noise: torch.Tensor = self.whole(
-            sample, timestep, encoder_hidden_states, encoder_hidden_states_1, encoder_attention_mask_1
-        )[0]
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        *others, self.between.value = inputs
+        noise: torch.Tensor = self.whole(*others)[0]
         return noise
 
 

@@ -10,8 +10,7 @@ from runtime.bundle import Bundle, OpenEngines, open_bundle_device
 from runtime.codec import Codec
 from runtime.sound.scoring import clap_scores
 from runtime.sound.vocode import vocode
-from runtime.text.encoder import PromptEncoder
-from runtime.text.tokenizer import open_tokenizers
+from runtime.text.families import open_encoder
 
 Floats = npt.NDArray[np.float32]
 ROWS = 8  # sounds at once
@@ -21,12 +20,12 @@ class Listener:
     """Scores sounds, or latents that are to become sounds, by how well they fit their prompts."""
 
     def __init__(self, bundle: Bundle, device: str = "auto") -> None:
-        self._audio, self._extractor = bundle.manifest.audio, bundle.manifest.feature_extractor
+        self._audio, self._extractor = bundle.manifest.audio, bundle.manifest.ranking_features
         self._device = open_bundle_device(bundle, device)
         self._engines = OpenEngines(bundle, self._device)
         graphs = Graphs(self._engines, self._device, enabled=False)
         self._codec = Codec(self._engines, self._device, graphs, self._audio)
-        self._encoder = PromptEncoder(self._engines, *open_tokenizers(bundle), self._device, graphs)
+        self._encoder = open_encoder(bundle, self._engines, self._device, graphs)
 
     def latents_scores(self, prompts: Sequence[str], latents: Floats) -> Floats:
         """CLAP's score, (rows,), of what each of the clean latents (rows, channels, height, width) becomes."""

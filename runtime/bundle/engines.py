@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any
@@ -46,7 +46,7 @@ class InterceptedEngine:
 class OpenEngines(Mapping[str, Engine]):
     """The engines of a bundle by name, each loaded at its first use.
 
-    With `one_at_a_time` an engine is freed before the next is loaded, and at the end of the stage that used it.
+    Those that are `freed` are in memory one at a time, each from its use to the end of the stage that used it.
     """
 
     def __init__(
@@ -55,11 +55,11 @@ class OpenEngines(Mapping[str, Engine]):
         device: Device | None = None,
         *,
         backend: str | None = None,
-        one_at_a_time: bool = False,
+        freed: Collection[str] = (),
     ) -> None:
         self._bundle, self._device = bundle, device or HostDevice()
         self.backend = backend  # what runs graphs; None: as each engine says
-        self._one_at_a_time = one_at_a_time
+        self._freed = freed
         self._open: dict[str, Engine] = {}
         self._around: dict[str, Around] = {}
         self._preparing: dict[str, Future[None]] = {}
@@ -69,8 +69,8 @@ class OpenEngines(Mapping[str, Engine]):
 
     def __getitem__(self, name: str) -> Engine:
         if name not in self._open:
-            if self._one_at_a_time:
-                self.close()
+            if name in self._freed:
+                self.end_stage()
             self._device.wait()  # what is still queued is not to count as loading
             start = time.perf_counter()
             self._keep({name: self._load(name)})
@@ -95,9 +95,9 @@ class OpenEngines(Mapping[str, Engine]):
         return self._device.free_bytes()
 
     def open(self, *names: str) -> None:
-        """Load the named engines now, unless they are loaded one at a time: then each waits for its use."""
-        start, new = time.perf_counter(), [name for name in names if name not in self._open]
-        if self._one_at_a_time or not new:
+        """Load the named engines now, but for those that are freed: each of these waits for its use."""
+        start, new = time.perf_counter(), [name for name in names if name not in {*self._open, *self._freed}]
+        if not new:
             return
         if self._device.gpu is None:  # side by side: most of the time goes into hashing and reading
             with ThreadPoolExecutor() as pool:
@@ -132,19 +132,21 @@ class OpenEngines(Mapping[str, Engine]):
         self._around[name] = around
 
     def end_stage(self) -> None:
-        """Free what the stage that ends has used, if engines are loaded one at a time."""
-        if self._one_at_a_time:
-            self.close()
+        """Free what the stage that ends has used, of the engines that are not kept."""
+        self._close(name for name in self._freed if name in self._open)
 
     def close(self) -> None:
         """Free every engine when the device is done with it; a later use loads it again."""
-        wait(self._preparing.values())
-        self._preparing.clear()
-        self._sizes.clear()
-        if self._open:
+        self._close(self._open)
+
+    def _close(self, names: Iterable[str]) -> None:
+        closing = list(names)
+        wait([self._preparing.pop(name) for name in closing if name in self._preparing])
+        if closing:
             self._device.wait()
-        while self._open:
-            engine = self._open.popitem()[1]
+        for name in closing:
+            self._sizes.pop(name, None)
+            engine = self._open.pop(name)
             self._spent_s += engine.loading_s
             engine.close()
 

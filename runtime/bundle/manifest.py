@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 
 from runtime.bundle.schema import (
-    ENGINES,
     SCHEMA,
     AudioSpec,
     BuildRecord,
@@ -29,7 +28,6 @@ from runtime.errors import BundleError
 from runtime.wording import readable
 
 __all__ = [
-    "ENGINES",
     "MANIFEST",
     "SCHEMA",
     "AudioSpec",

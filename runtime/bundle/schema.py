@@ -11,25 +11,15 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from runtime.backends.specs import BuiltFor, ShapeProfile, Size, TensorSpec, Word
+from runtime.bundle.families import FAMILIES, Family
 from runtime.bundle.names import problem_with_name
 from runtime.errors import InputError
 
 SCHEMA: Final = 4
-Family = Literal["audioldm2"]
+FamilyName = Literal["audioldm2", "audioldm", "musicldm"]
 Backend = Literal["onnxruntime", "openvino", "tensorrt"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 EIGHT_BITS = ("int8", "fp8")  # calibrated on recorded inputs, with engines in FP16 beside them
-ENGINES = (  # of this family: the names that the pipeline asks for
-    "text_encoder",
-    "audio_encoder",
-    "text_encoder_2",
-    "projection_model",
-    "language_model",
-    "unet",
-    "unet_shallow",
-    "vae_decoder",
-    "vocoder",
-)
 LATER_ENGINES = ("vae_encoder",)  # which bundles lack that were built before there were these
 LATER_INPUTS = {"language_model": "positions"}  # of an engine: what it lacks if it was built before there was this
 
@@ -275,27 +265,49 @@ class Manifest(_Part, frozen=True):
     """All that the runtime needs to know of a checkpoint, and the record of the build beside it."""
 
     schema: Literal[4]
-    family: Family  # the kind of model, which says what the engines are called and how they work together
+    family: FamilyName  # the kind of model, which says what the engines are called and how they work together
     checkpoint: CheckpointSpec
     versions: dict[Word, Word]  # of all that made the engines
     audio: AudioSpec
-    max_new_tokens: Count
     token_multiple: Annotated[int, msgspec.Meta(ge=1, le=1 << 12)]  # on a GPU texts are padded to a multiple of it
     scheduler: dict[str, Any]  # the config as diffusers has it, see runtime.diffusion.schedulers
-    feature_extractor: FeatureExtractorSpec
     tokenizers: dict[str, TokenizerSpec]
     engines: dict[str, EngineSpec]
+    max_new_tokens: Count | None = None  # None: there is no language model
+    feature_extractor: FeatureExtractorSpec | None = None  # None: there is no audio tower of CLAP's
     speech: SpeechSpec | None = None  # None: the second text encoder is T5, and reads the prompt
     defaults: CallDefaults = CallDefaults()
 
     def __post_init__(self) -> None:
-        wanted = ["text_encoder"] if self.speech is not None else ["text_encoder", "text_encoder_2"]
-        _check_names("tokenizers", self.tokenizers, wanted)
-        _check_names("engines", self.engines, ENGINES, LATER_ENGINES)
+        kind = self.kind
+        if self.speech is not None and "text_encoder_2" not in kind.text_engines:
+            raise InputError(f"{self.family} has no speech")
+        spoken = ["text_encoder_2"] if self.speech is not None else []
+        read = [name for name in ("text_encoder", "text_encoder_2") if name in kind.text_engines and name not in spoken]
+        _check_names("tokenizers", self.tokenizers, read)
+        _check_names("engines", self.engines, kind.engines, LATER_ENGINES)
+        for name, found, wanted in (
+            ("max_new_tokens", self.max_new_tokens, "language_model" in kind.engines),
+            ("feature_extractor", self.feature_extractor, kind.ranks),
+        ):
+            if (found is not None) != wanted:
+                raise InputError(f"{self.family} {'needs' if wanted else 'has no'} {name}")
         _check_files([file.name for file in self.files()])
         _check_sizes(self)
         if not isinstance(self.scheduler.get("_class_name"), str):
             raise InputError(f"scheduler has _class_name {self.scheduler.get('_class_name')!r}, not a class's name")
+
+    @property
+    def kind(self) -> Family:
+        """What is the same for every model of its family."""
+        return FAMILIES[self.family]
+
+    @property
+    def ranking_features(self) -> FeatureExtractorSpec:
+        """What CLAP's audio tower hears. Raises InputError where there is none."""
+        if self.feature_extractor is None:
+            raise InputError(f"{self.kind.pipeline}'s models have no audio tower of CLAP's to rank by")
+        return self.feature_extractor
 
     def files(self) -> Iterator[FileSpec]:
         """Every file of the bundle but the manifest."""
@@ -331,12 +343,13 @@ def _check_sizes(manifest: Manifest) -> None:
     A run would find that too, but in its middle, or after it where waveforms are ranked.
     """
     audio, extractor, engines = manifest.audio, manifest.feature_extractor, manifest.engines
+    heard = None if extractor is None else (None, 1, extractor.frames, extractor.mel_bins)
     latents = (None, audio.latent_channels, None, audio.latent_width)  # None: any size
     lengths = {name: tokenizer.max_length for name, tokenizer in manifest.tokenizers.items()}
     if manifest.speech is not None:
         lengths["text_encoder_2"] = manifest.speech.max_length
     for name, tensor, shape in (
-        ("audio_encoder", "input_features", (None, 1, extractor.frames, extractor.mel_bins)),
+        *([] if heard is None else [("audio_encoder", "input_features", heard)]),
         ("unet", "sample", latents),
         ("vae_decoder", "latents", latents),
         *([("vae_encoder", "mel", (None, None, audio.mel_bins))] if "vae_encoder" in engines else []),

@@ -56,6 +56,7 @@ class Settings(BaseModel):
     backend: str | None = None
     precision: str = "auto"
     low_memory: bool = False
+    free_text: bool = False
     warm_up: str | None = None
     max_batch: PositiveInt = 1
     batch_wait_ms: NonNegativeFloat = 0.0
@@ -158,4 +159,5 @@ def _options(settings: Settings, bundle: Bundle) -> dict[str, Any]:
         "backend": settings.backend or preferred_backend(bundle, os.environ),
         "precision": settings.precision,
         "low_memory": settings.low_memory,
+        "free_text": settings.free_text,
     }

@@ -109,6 +109,28 @@ def test_low_memory_holds_one_engine_at_a_time(bundle: Callable[[str], Path], op
     assert relative_error(result.audios, expected.audios) <= EXACT
 
 
+def test_texts_are_freed_before_the_others_come(bundle: Callable[[str], Path], opened: list[tuple[str, int]]) -> None:
+    arguments = {**COMMON, "audio_length_in_s": 0.5, "num_waveforms_per_prompt": 2}
+    plain = AudioLDM2Pipeline.from_pretrained(bundle("plain"))
+    expected = plain(**arguments)
+    plain.close()
+    opened.clear()
+    pipe = AudioLDM2Pipeline.from_pretrained(bundle("plain"), free_text=True)
+    result = pipe(**arguments)
+    texts = ["text_encoder_2", "text_encoder", "projection_model", "language_model"]
+    others = ["unet", "vae_decoder", "vocoder", "audio_encoder"]
+    assert opened[:4] == [(name, 1) for name in texts]
+    assert sorted(name for name, _ in opened[4:8]) == sorted(others)
+    assert opened[8:] == [("text_encoder", 5)]  # for the ranking
+    assert relative_error(result.audios, expected.audios) <= EXACT
+    opened.clear()
+    assert relative_error(pipe(**{**arguments, "num_waveforms_per_prompt": 1}).audios, expected.audios) > EXACT
+    assert opened == []  # the prompt is known, and nothing is ranked
+    pipe(**{**arguments, "num_waveforms_per_prompt": 1, "prompt": "a new prompt"})
+    assert opened == [(name, 5) for name in texts]
+    pipe.close()
+
+
 def test_low_memory_frees_after_an_error(bundle: Callable[[str], Path], opened: list[tuple[str, int]]) -> None:
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from runtime.bundle.families import FAMILIES
 from runtime.bundle.manifest import SCHEMA, AudioSpec, CallDefaults, FeatureExtractorSpec
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +40,7 @@ EXTRACTOR = FeatureExtractorSpec(
 def make_manifest(audio: AudioSpec = AUDIO, **changes: Any) -> Any:
     """What a request is checked against: the parts of a manifest that are not its engines."""
     fields: dict[str, Any] = {
+        "kind": FAMILIES["audioldm2"],
         "audio": audio,
         "speech": None,
         "max_new_tokens": 8,

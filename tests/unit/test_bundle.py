@@ -15,8 +15,8 @@ from runtime.backends.device import Device, HostDevice
 from runtime.backends.specs import TensorSpec
 from runtime.bundle import Bundle, OpenEngines, find_bundle
 from runtime.bundle.choice import ENGINES_VARIABLE
+from runtime.bundle.families import FAMILIES
 from runtime.bundle.manifest import (
-    ENGINES,
     MANIFEST,
     SCHEMA,
     BuildRecord,
@@ -32,6 +32,8 @@ from runtime.bundle.manifest import (
 )
 from runtime.errors import BundleError, EngineError, InputError
 from tests.unit.helpers import AUDIO, EXTRACTOR, raises_line
+
+ENGINES = FAMILIES["audioldm2"].engines
 
 BUILD = "python -m export build --checkpoint"
 REBUILD = f"{BUILD} someone/some-model --out"
@@ -343,7 +345,7 @@ def test_engines_are_opened_once_and_closed(folder: Path, monkeypatch: pytest.Mo
 
 def test_one_engine_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runtime.bundle.bundle.load_engine", lambda *_, **__: Opened())
-    engines = OpenEngines(Bundle.read(folder), HostDevice(), one_at_a_time=True)
+    engines = OpenEngines(Bundle.read(folder), HostDevice(), freed=ENGINES)
     engines.open("unet", "vocoder")
     assert engines.loading_s == 0.0
     unet: Any = engines["unet"]

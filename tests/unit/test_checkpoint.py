@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from export.__main__ import main
-from export.checkpoint import MODULES, Checkpoint
+from export.checkpoint import Checkpoint
 from export.components import COMPONENTS
 from export.consistency import check_consistency, try_components
 from export.errors import CheckpointError
+from export.families import AUDIOLDM2
 from export.weights import WEIGHTED
 from tests.unit.helpers import raises_line
 from tests.unit.test_weights import POINTER
@@ -23,7 +24,7 @@ LEVELS = [[None, 48, 64]] * 4  # as the small checkpoint "plain" has them
 
 
 def test_the_hub_is_asked_for_the_weights_of_every_module() -> None:
-    assert tuple(MODULES) == WEIGHTED
+    assert tuple(AUDIOLDM2.modules) == WEIGHTED
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +157,7 @@ FILES = [
     "feature_extractor/preprocessor_config.json",
     "scheduler/scheduler_config.json",
     "tokenizer_2/tokenizer.json",
-    *(f"{part}/config.json" for part in MODULES),
+    *(f"{part}/config.json" for part in AUDIOLDM2.modules),
 ]
 
 

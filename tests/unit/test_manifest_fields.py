@@ -15,8 +15,8 @@ import soundfile
 
 from runtime.backends.device import Array
 from runtime.backends.specs import TensorSpec, check_feeds, check_names
+from runtime.bundle.families import FAMILIES
 from runtime.bundle.manifest import (
-    ENGINES,
     MANIFEST,
     AudioSpec,
     EngineSpec,
@@ -186,7 +186,7 @@ def test_fields_of(part: str, copied: tuple[Path, Manifest], capsys: pytest.Capt
     assert check_fields(copied[0], lambda f: f[0] == part or (part == "the rest" and f[0] not in named), capsys)
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", FAMILIES["audioldm2"].engines)
 def test_fields_of_an_engine(name: str, copied: tuple[Path, Manifest], capsys: pytest.CaptureFixture[str]) -> None:
     assert check_fields(copied[0], lambda f: f[:2] == ("engines", name) and "record" not in f, capsys)
 

@@ -12,9 +12,12 @@ from export.engines_onnx import ONNX
 from export.target import GROWING, QUANTIZED, Target, build_keys
 from runtime.backends.device import HostDevice
 from runtime.bundle import Bundle
-from runtime.bundle.manifest import ENGINES, SCHEMA
+from runtime.bundle.families import FAMILIES
+from runtime.bundle.manifest import SCHEMA
 from runtime.bundle.schema import LATER_ENGINES
 from tests.unit.test_bundle import make_bundle
+
+ENGINES = FAMILIES["audioldm2"].engines
 
 
 def test_the_builder_makes_what_the_runtime_asks_for() -> None:

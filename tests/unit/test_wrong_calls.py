@@ -20,6 +20,7 @@ from runtime.diffusion.philox import PhiloxGenerator
 from runtime.embeddings import check_language_model_inputs, embedding_specs
 from runtime.errors import InputError, MissingDependencyError
 from runtime.request import Request, check_request
+from runtime.text.conditioning import MASK, STATES
 from tests.unit.helpers import make_manifest, raises_line
 
 SHAPE = (1, 8, 25, 16)  # the latents of one second
@@ -180,18 +181,17 @@ def test_masks_of_any_kind(kind: Any) -> None:
     mask = np.random.default_rng().integers(0, 2, TEXT[:2])
     mask[1] = 0
     given = mask.tolist() if kind is list else mask.astype(kind)
-    kept = check(**embeds(attention_mask=given)).embeds.attention_mask  # type: ignore[union-attr]
+    kept = check(**embeds(attention_mask=given)).embeds.feeds[MASK]  # type: ignore[union-attr]
     assert kept.dtype == np.int64
     np.testing.assert_array_equal(kept, mask)
 
 
 def test_embeddings_are_kept_as_contiguous_float32() -> None:
     states = np.random.default_rng().standard_normal(TEXT[::-1]).T
-    kept = check(**embeds(prompt_embeds=states)).embeds
-    assert kept is not None
-    assert kept.prompt_embeds.dtype == np.float32
-    assert kept.prompt_embeds.flags.c_contiguous
-    np.testing.assert_array_equal(kept.prompt_embeds, states.astype(np.float32))
+    kept = check(**embeds(prompt_embeds=states)).embeds.feeds[STATES]  # type: ignore[union-attr]
+    assert kept.dtype == np.float32
+    assert kept.flags.c_contiguous
+    np.testing.assert_array_equal(kept, states.astype(np.float32))
 
 
 def durations() -> Iterator[tuple[Any, int]]:
@@ -266,11 +266,13 @@ LANGUAGE_MODEL = spec((1, None), (1, 160), (32, 32))
 )  # fmt: skip
 def test_wrong_inputs_of_the_language_model(inputs: Any, mask: Any, new_tokens: Any, fragment: str) -> None:
     with raises_line(InputError, fragment):
-        check_language_model_inputs(LANGUAGE_MODEL, inputs, mask, new_tokens)
+        check_language_model_inputs(_speaker(), inputs, mask, new_tokens)
 
 
 def test_inputs_of_the_language_model() -> None:
-    embeds, mask, new_tokens = check_language_model_inputs(LANGUAGE_MODEL, np.ones((2, 4, 32)), None, np.int64(3))  # type: ignore[arg-type]
+    *_, own = check_language_model_inputs(_speaker(), ones((2, 4, 32)), None, None)
+    assert own == 8  # the checkpoint's
+    embeds, mask, new_tokens = check_language_model_inputs(_speaker(), np.ones((2, 4, 32)), None, np.int64(3))  # type: ignore[arg-type]
     assert (embeds.dtype, mask.dtype, new_tokens) == (np.float32, np.int64, 3)
     assert mask.shape == (2, 4)
     assert mask.all()
@@ -286,6 +288,11 @@ def test_specs_of_a_bundles_embeddings() -> None:
     speech = _engine({"encoder_hidden_states": new})
     assert embedding_specs({"unet": speech, "projection_model": projection}) == SPECS
     assert embedding_specs({}) == {}
+
+
+def _speaker() -> Any:
+    """A manifest with a language model in it."""
+    return make_manifest(engines={"language_model": _engine({"inputs_embeds": LANGUAGE_MODEL})})
 
 
 def _engine(inputs: dict[str, TensorSpec]) -> Any:
