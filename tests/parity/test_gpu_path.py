@@ -24,6 +24,7 @@ from runtime.bundle.manifest import describe_file, write_manifest
 from runtime.diffusion.schedulers import scheduler_names
 from tests.fake_cupy import Event, FakeCupy
 from tests.fake_tensorrt import BoundSession, FakeTensorRT
+from tests.families import FAMILIES
 
 FAST: dict[str, Any] = {"num_inference_steps": 4, "audio_length_in_s": 0.52}
 EXACT = 1e-5
@@ -34,8 +35,11 @@ LIMITS = {"batch": 8, "height": 300, "frames": 1200, "new": 133, "past": 800, "a
 @pytest.fixture(scope="module")
 def compiled(bundle: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of the plain checkpoint with its graphs as plans of the fake TensorRT."""
-    source = Bundle.read(bundle("plain"))
-    folder = tmp_path_factory.mktemp("gpu") / "plain"
+    return _compiled(bundle("plain"), tmp_path_factory.mktemp("gpu") / "plain")
+
+
+def _compiled(graphs: Path, folder: Path) -> Path:
+    source = Bundle.read(graphs)
     shutil.copytree(source.folder, folder)
     engines = {}
     for name, spec in source.manifest.engines.items():
@@ -88,6 +92,23 @@ def test_equals_the_cpu(compiled: Path, on_cpu: AudioLDM2Pipeline, gpu: Gpu, sch
         ours, theirs = pipe(prompt, **call).audios, on_cpu(prompt, **call).audios
         assert theirs.std() > 5e-3  # a signal: silence would agree too. Random checkpoints differ in loudness
         assert relative_error(ours, theirs) <= EXACT, call
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_other_families_equal_the_cpu(name: str, bundle: Callable[[str], Path], gpu: Gpu, tmp_path: Path) -> None:
+    pipe = AudioLDM2Pipeline.from_pretrained(_compiled(bundle(name), tmp_path / name))
+    on_cpu = AudioLDM2Pipeline.from_pretrained(bundle(name), device="cpu")
+    seeds = np.random.default_rng().integers(2**31, size=2).tolist()
+    call: dict[str, Any] = {**FAST, "num_waveforms_per_prompt": 2, "seed": seeds}
+    launches = []
+    for prompt in ("a dog", "a longer text about rain on a roof", "techno"):
+        before = gpu[0].launches
+        ours, theirs = pipe(prompt, **call), on_cpu(prompt, **call)
+        launches.append(gpu[0].launches - before)
+        assert ours.seeds == theirs.seeds
+        assert theirs.audios.std() > 5e-3
+        assert relative_error(ours.audios, theirs.audios) <= EXACT
+    assert launches[-1] > launches[0]  # the steps are replayed, whatever the text
 
 
 @pytest.mark.parametrize(
