@@ -12,9 +12,12 @@ import torch
 
 from export.build import build
 from export.checkpoint import Checkpoint
-from export.errors import CheckpointError
+from export.distill.distill import Lesson, distill
+from export.errors import BuildError, CheckpointError
+from export.inspect import describe
 from export.parity import relative_error
 from runtime import AudioLDM2Pipeline, InputError
+from runtime.bundle import Bundle
 from runtime.cli import main as trt_audioldm2
 from tests.families import FAMILIES, load_family
 from tests.unit.helpers import raises_line
@@ -153,6 +156,16 @@ def test_there_is_no_language_model(name: str, ours: Any) -> None:
         ours(name).generate_language_model(np.ones((1, 3, 4), np.float32))
 
 
+def test_it_cannot_be_distilled(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    with raises_line(BuildError, "AudioLDM2's alone"):
+        distill(Checkpoint(checkpoint("musicldm"), "it"), ["a"] * 5, Lesson(steps=1), tmp_path / "student")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_a_bundle_says_of_itself(name: str, bundle: Callable[[str], Path]) -> None:
+    assert f"{FAMILIES[name].__name__}'s" in describe(Bundle.read(bundle(name)))
+
+
 def test_the_command(bundle: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [
         "a bell",
@@ -163,8 +176,11 @@ def test_the_command(bundle: Callable[[str], Path], tmp_path: Path, capsys: pyte
         "--output",
         str(tmp_path / "x.wav"),
     ]
-    assert trt_audioldm2([*arguments, "--num-waveforms", "2", "--steps", "2"]) == 0
+    assert trt_audioldm2([*arguments, "--steps", "2"]) == 0
     assert (tmp_path / "x.wav").stat().st_size > 9_000
+    capsys.readouterr()
+    assert trt_audioldm2([*arguments, "--num-waveforms", "2"]) == 1
+    assert "--num-waveforms has to be 1" in capsys.readouterr().err
     assert trt_audioldm2([*arguments, "--max-new-tokens", "3"]) == 1
     assert "--max-new-tokens" in capsys.readouterr().err
 
