@@ -36,6 +36,7 @@ from runtime.bundle.manifest import (
     CheckpointSpec,
     EngineSpec,
     Island,
+    LoraSpec,
     Manifest,
     SpeechSpec,
     TokenizerSpec,
@@ -48,16 +49,18 @@ DEMO = "demo"
 Report = Callable[[str], None]
 
 
-def open_checkpoint(identifier: str, revision: str | None = None, variant: str | None = None) -> Checkpoint:
+def open_checkpoint(
+    identifier: str, revision: str | None = None, variant: str | None = None, loras: Sequence[str] = ()
+) -> Checkpoint:
     """The checkpoint that a user names: `demo`, a local folder, or a hub id. Raises CheckpointError."""
     if identifier == DEMO:
-        return Checkpoint(trained(), DEMO, variant=variant)
+        return Checkpoint(trained(), DEMO, variant=variant, loras=loras)
     if Path(identifier).is_dir():
         if revision is not None:
             raise CheckpointError(f"'{identifier}' is a folder: --revision is for checkpoints on the hub")
-        return Checkpoint(Path(identifier), identifier, variant=variant)
+        return Checkpoint(Path(identifier), identifier, variant=variant, loras=loras)
     cached, commit = fetch(identifier, revision, variant)
-    return Checkpoint(cached, identifier, commit, variant)
+    return Checkpoint(cached, identifier, commit, variant, loras)
 
 
 def build(
@@ -135,6 +138,10 @@ def _manifest(
             revision=checkpoint.revision,
             weights_sha256=checkpoint.weights_sha256,
             variant=checkpoint.variant,
+            loras=tuple(
+                LoraSpec(path=str(lora.path.absolute()), scale=lora.scale, sha256=lora.sha256)
+                for lora in checkpoint.loras
+            ),
         ),
         versions=versions,
         audio=checkpoint.audio(),

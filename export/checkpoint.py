@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ from export.configs import (
 )
 from export.errors import CheckpointError, one_line
 from export.families import BY_PIPELINE, KINDS, Family
+from export.lora import Lora
 from export.modules import load_module
 from export.receptive_field import WINDOW_FRAMES, vocoder_context_frames
 from export.tokenizer import length_limit, load_tokenizer, tokenizer_json, vocabulary
@@ -53,11 +54,19 @@ DISTILLED = "distilled.json"  # in a checkpoint that `export.distill` has writte
 class Checkpoint:
     """A local folder in diffusers' layout. Raises CheckpointError for a part that is missing or not supported.
 
-    With `variant` the weights of that variant are taken, such as "fp16", of every part that has it. Nothing but
-    `model_index.json` is read here: `export.consistency.check_consistency` looks at the rest.
+    With `variant` the weights of that variant are taken, such as "fp16", of every part that has it. `loras`, each
+    FILE or FILE:SCALE, are merged into the weights. Nothing but them and `model_index.json` is read here:
+    `export.consistency.check_consistency` looks at the rest.
     """
 
-    def __init__(self, folder: Path, identifier: str, revision: str | None = None, variant: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        identifier: str,
+        revision: str | None = None,
+        variant: str | None = None,
+        loras: Sequence[str] = (),
+    ) -> None:
         self.folder, self.id, self.revision, self.variant = folder, identifier, revision, variant
         index = read_json(folder / "model_index.json", identifier)
         self.family = _family(index.get("_class_name"), identifier)
@@ -79,6 +88,7 @@ class Checkpoint:
                 f"{identifier}: text_encoder_2 is {self._named['text_encoder_2']}, tokenizer_2 "
                 f"{self._named['tokenizer_2']}: not a pair"
             )
+        self.loras = tuple(Lora.read(text, tuple(self.family.modules)) for text in loras)
 
     @property
     def speaks(self) -> bool:
@@ -100,7 +110,10 @@ class Checkpoint:
 
     def load(self, part: str) -> Any:
         """Load one module in FP32, on the CPU, in evaluation mode. Weights are data only: no code is unpickled."""
-        return load_module(self._classes[part], part, self.weights(part), f"{self.id}: {part}")
+        module = load_module(self._classes[part], part, self.weights(part), f"{self.id}: {part}")
+        for lora in self.loras:
+            lora.merge(part, module)
+        return module
 
     def tokenizer(self, part: str) -> tuple[TokenizerSpec, str]:
         """One of the two tokenizers of prompts: its entry in the manifest, and the text of its `tokenizer.json`.
@@ -227,6 +240,8 @@ class Checkpoint:
             for path in self.weights(part).files:
                 file = describe_file(self.folder, str(path.relative_to(self.folder)))
                 digest.update(f"{file.name} {file.sha256}\n".encode())
+        for lora in self.loras:
+            digest.update(f"lora {lora.sha256} {lora.scale}\n".encode())
         return digest.hexdigest()
 
     @contextmanager

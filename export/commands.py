@@ -62,6 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="build | verify | inspect | distill")
     build = commands.add_parser("build", help="build a bundle from a checkpoint", allow_abbrev=False)
     _add_checkpoint(build.add_argument)
+    lora = "merge this LoRA's weights (safetensors); may be given again"
+    build.add_argument("--lora", action="append", default=[], metavar="FILE[:SCALE]", help=lora)
     build.add_argument("--out", type=Path, help=f"the bundle's folder (default: {ENGINES_FOLDER}/NAME)")
     formats = "engine format (default: onnx); auto: what suits this machine"
     build.add_argument("--backend", choices=(*BACKENDS, AUTO), default="onnx", help=formats)
@@ -173,6 +175,7 @@ def _build(options: argparse.Namespace, console: Console) -> None:
     if options.out is not None:
         resolve_destination(options.out)  # before torch is imported, which takes seconds, and anything is downloaded
     from export.build import build, open_checkpoint
+    from export.lora import name_of
     from export.maker import Maker, TensorRTOptions
     from export.target import Target
 
@@ -202,9 +205,10 @@ def _build(options: argparse.Namespace, console: Console) -> None:
     )
     out = options.out
     if out is None:
-        out = Path(ENGINES_FOLDER) / (_bundle_name(options.checkpoint) + target.suffix)
+        merged = "".join(f"-{name_of(lora)}" for lora in options.lora)
+        out = Path(ENGINES_FOLDER) / (_bundle_name(options.checkpoint) + merged + target.suffix)
         resolve_destination(out)
-    checkpoint = open_checkpoint(options.checkpoint, options.revision, options.variant)
+    checkpoint = open_checkpoint(options.checkpoint, options.revision, options.variant, options.lora)
     gc.freeze()  # what was imported stays: every collection of the build would walk it
     build(checkpoint, out, target, console.say, only_missing=options.only_missing)
     console.say(f"built {out}")
@@ -219,7 +223,9 @@ def _verify(options: argparse.Namespace, console: Console) -> None:
     made_from = bundle.manifest.checkpoint
     revision = made_from.revision if options.checkpoint is None else None
     gc.freeze()
-    verify(bundle, open_checkpoint(options.checkpoint or made_from.id, revision, made_from.variant), console.say)
+    loras = [f"{lora.path}:{lora.scale}" for lora in made_from.loras]
+    checkpoint = open_checkpoint(options.checkpoint or made_from.id, revision, made_from.variant, loras)
+    verify(bundle, checkpoint, console.say)
     console.say(f"verified {options.bundle}")
 
 

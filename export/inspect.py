@@ -18,6 +18,7 @@ def describe(bundle: Bundle) -> str:
     lines = [
         f"bundle      {bundle.folder} (schema {manifest.schema})",
         f"checkpoint  {made_from.id}" + (f" at {made_from.revision}" if made_from.revision else ""),
+        *(f"LoRA        {lora.path}, scale {lora.scale:g}" for lora in made_from.loras),
         f"model       {manifest.kind.pipeline}'s",
         f"weights     sha256 {made_from.weights_sha256}",
         f"audio       {audio.sample_rate_hz} Hz, {seconds:g} s by default",

@@ -16,6 +16,8 @@ def _target_flags(manifest: Manifest) -> list[str]:
     flags = []
     if manifest.checkpoint.variant is not None:
         flags += ["--variant", manifest.checkpoint.variant]
+    for lora in manifest.checkpoint.loras:
+        flags += ["--lora", lora.path + ("" if lora.scale == 1 else f":{lora.scale:g}")]
     if spec is not None and spec.built_for is not None:
         flags += ["--backend", spec.built_for.flavour.replace("_", "-")]
     elif spec is not None and spec.backend == "openvino":

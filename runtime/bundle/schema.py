@@ -183,6 +183,14 @@ class FeatureExtractorSpec(_Part, frozen=True):
         return self.max_samples // self.hop_samples + 1
 
 
+class LoraSpec(_Part, frozen=True):
+    """A LoRA that was merged into the weights."""
+
+    path: Place
+    scale: Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)]
+    sha256: Sha256
+
+
 class CheckpointSpec(_Part, frozen=True):
     """Where the weights came from; `variant` is the one that was asked for, such as "fp16"."""
 
@@ -190,6 +198,7 @@ class CheckpointSpec(_Part, frozen=True):
     revision: Place | None
     weights_sha256: Sha256
     variant: Place | None = None
+    loras: tuple[LoraSpec, ...] = ()
 
 
 class MelSpec(_Part, frozen=True):
