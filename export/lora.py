@@ -119,7 +119,7 @@ class _Alphas:
             written = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
         configs: dict[str, dict[str, Any]] = {}
         for key, value in written.items():
-            part, _, name = key.partition(".")
+            part, _, name = key.rpartition(".")  # no part: of a module that was saved alone
             configs.setdefault(part, {})[name] = value
         config = path.parent / "adapter_config.json"
         if path.name == FILES[1] and config.is_file():

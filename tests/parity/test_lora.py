@@ -122,6 +122,22 @@ def test_pefts_own_folder(
             assert relative_error(after[name].weight.numpy(), wanted.numpy()) < 1e-6
 
 
+@pytest.mark.parametrize("part", ["unet.", ""])
+def test_what_diffusers_writes_into_the_file(
+    part: str, halves: Halves, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    unet = {name: pair for (own, name), pair in halves.items() if own == "unet"}
+    sides = {name: dict(zip("AB", pair, strict=True)) for name, pair in unet.items()}
+    keys = {f"{part}{name}.lora_{side}.weight": half for name in sides for side, half in sides[name].items()}
+    told = json.dumps({f"{part}lora_alpha": 12, f"{part}r": RANK, f"{part}alpha_pattern": {}})
+    save_file(keys, tmp_path / "pytorch_lora_weights.safetensors", {"lora_adapter_metadata": told})
+    plain, merged = (Checkpoint(checkpoint("plain"), "plain", loras=loras) for loras in ([], [str(tmp_path)]))
+    before, after = (dict(source.load("unet").named_modules()) for source in (plain, merged))
+    for name, pair in unet.items():
+        wanted = expected(before[name].weight, pair, 12 / RANK)
+        assert relative_error(after[name].weight.numpy(), wanted.numpy()) < 1e-6
+
+
 def test_a_bundle_of_two_equals_the_reference_with_merged_weights(
     halves: Halves, checkpoint: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
