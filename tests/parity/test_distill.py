@@ -101,7 +101,7 @@ def test_a_student_learns_and_its_checkpoint_is_like_any_other(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("export.loop.SAVING_S", 0)  # so that there is time for exams
+    monkeypatch.setattr("export.loop.SAVING_S", 0.2)  # so that there is time for exams
     source, out, lines = Checkpoint(checkpoint("one_width"), "one_width"), tmp_path / "student", list[str]()
     quick = {"steps": 4, "teacher_steps": 4, "duration_s": 0.2, "batch": 4, "learning_rate": 1e-3}
     assert not distill(source, PROMPTS, Lesson(**quick, iterations=40, minutes=0), out, lines.append)

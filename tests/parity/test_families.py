@@ -19,6 +19,7 @@ from export.parity import relative_error
 from runtime import AudioLDM2Pipeline, InputError
 from runtime.bundle import Bundle
 from runtime.cli import main as trt_audioldm2
+from runtime.diffusion.schedulers import scheduler_names
 from tests.families import FAMILIES, load_family
 from tests.unit.helpers import raises_line
 
@@ -68,9 +69,11 @@ def test_same_sound(name: str, call: str, ours: Any, reference: Any) -> None:
     assert relative_error(*both(ours(name), reference(name), CALLS[call])) < TOLERANCE
 
 
-@pytest.mark.parametrize("scheduler", ["DPMSolverMultistepScheduler", "EulerDiscreteScheduler", "LMSDiscreteScheduler"])
-@pytest.mark.parametrize("name", FAMILIES)
-def test_other_schedulers(name: str, scheduler: str, ours: Any, reference: Any) -> None:
+@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # the reference with NumPy 2
+@pytest.mark.parametrize("scheduler", scheduler_names())
+def test_every_scheduler(scheduler: str, ours: Any, reference: Any) -> None:
+    """Of one family alone: the loop knows none."""
+    name = "audioldm"
     import diffusers
 
     theirs = reference(name)
