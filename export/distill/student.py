@@ -83,9 +83,13 @@ class Exam:
 
     @classmethod
     def of(cls, ways: Trajectories, prompts: Sequence[str], listener: Listener) -> "Exam":
-        """The last few of the ways, and of their prompts."""
-        rows = np.arange(len(ways) - min(HELD_OUT, len(ways) // 5), len(ways))
-        return cls(ways, rows, list(prompts[rows[0] :]), listener)
+        """A few of the ways, from all over: prompts may be in the order of what they ask for."""
+        rows = np.linspace(0, len(ways) - 1, min(HELD_OUT, len(ways) // 5), dtype=np.int64)
+        return cls(ways, rows, [prompts[int(row)] for row in rows], listener)
+
+    def others(self) -> np.ndarray:
+        """The rows of the ways that the student is taught."""
+        return np.setdiff1d(np.arange(len(self.ways)), self.rows)
 
     def teacher_clap(self) -> float:
         """CLAP's mean score of what the teacher made."""
@@ -108,15 +112,16 @@ class Exam:
 def teach(
     student: Student, ways: Trajectories, exam: Exam, file: Path, training: Training, minutes: float, report: Report
 ) -> bool:
-    """Train the student on all trajectories before the exam's, kept in `file`. Returns whether all is done.
+    """Train the student on all trajectories but the exam's, kept in `file`. Returns whether all is done.
 
     The student has the mean of its weights at the end. Its exams, of the mean so far, are in the log; the last one is
     reported beside the teacher's.
     """
     modules = torch.nn.ModuleDict({"unet": student.unet.requires_grad_(True)})
+    rows = exam.others()
 
     def losses(rng: np.random.Generator, batch: int) -> Losses:
-        return student.losses(ways, np.sort(rng.integers(exam.rows[0], size=batch)), rng)
+        return student.losses(ways, rows[np.sort(rng.integers(len(rows), size=batch))], rng)
 
     def examined(average: torch.nn.ModuleDict) -> dict[str, float]:
         return exam(replace(student, unet=average["unet"].eval()))

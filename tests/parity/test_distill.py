@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,10 @@ from export.build import build
 from export.checkpoint import Checkpoint
 from export.distill.distill import Lesson, distill, scheduler_config
 from export.distill.listener import Listener
-from export.distill.student import Student
+from export.distill.student import Exam, Student, teach
 from export.distill.trajectories import TEACHER, Settings, Trajectories, record
 from export.errors import BuildError
+from export.loop import Plan as Training
 from export.parity import relative_error
 from runtime import AudioLDM2Pipeline
 from runtime.bundle import Bundle
@@ -138,9 +140,31 @@ def test_a_student_learns_and_its_checkpoint_is_like_any_other(
 
 
 def _error(of: Checkpoint, plan: Plan, ways: Trajectories) -> float:
-    """How far a student's latents are from the teacher's on what it was taught: the last of the five ways is not."""
-    student, rows = Student(of.load("unet"), plan.inlined(), torch.device("cpu")), np.arange(4)
+    """How far a student's latents are from the teacher's on what it was taught: the first of the five ways is not."""
+    student, rows = Student(of.load("unet"), plan.inlined(), torch.device("cpu")), np.arange(1, 5)
     return relative_error(student.clean(ways, rows), ways.latents[rows, -1])
+
+
+def test_what_is_held_out_is_of_every_kind_and_never_taught() -> None:
+    """Prompts in the order of their classes, of which the last would else be held out whole."""
+    ways = Trajectories(*(np.zeros((700, 2, 1), np.float16) for _ in range(3)), np.zeros((700, 1), bool))
+    exam = Exam.of(ways, [f"class {i // 10}" for i in range(700)], None)  # type: ignore[arg-type]
+    assert len(exam.rows) == 64
+    assert len(set(exam.prompts)) == 64
+    assert set(exam.rows) | set(exam.others()) == set(range(700))
+    assert not set(exam.rows) & set(exam.others())
+    taught: set[int] = set()
+
+    def losses(_: Any, rows: np.ndarray, __: Any) -> Any:
+        taught.update(rows.tolist())
+        raise InterruptedError
+
+    student = SimpleNamespace(unet=torch.nn.Linear(1, 1), losses=losses)
+    with pytest.raises(InterruptedError):
+        teach(student, ways, exam, Path("nowhere.pt"), Training(steps=2, batch=4000, learning_rate=1e-4), 1, print)  # type: ignore[arg-type]
+    assert taught.isdisjoint(exam.rows.tolist())
+    assert len(taught) > 600
+    assert max(taught) >= 690  # of the last class too
 
 
 def test_latents_are_heard_as_the_pipeline_ranks(bundle: Callable[[str], Path]) -> None:
