@@ -24,17 +24,19 @@ class Arguments:
     - `prompt`: what is to be heard, one text or several.
     - `transcription`: what is to be spoken, one text a prompt. For speech checkpoints, which need it; others refuse it.
     - `audio_length_in_s`: duration in seconds. Default: the checkpoint's, 10.24 s for the published ones.
-    - `num_inference_steps`: steps from noise to sound. Default 200, or those that a distilled checkpoint was taught.
-      Fewer are faster and coarser.
-    - `guidance_scale`: how strongly the prompt counts against the negative prompt, at most 1000. Default 3.5, of a
-      distilled checkpoint 1. At 1 and below there is no guidance, and each step takes half the work.
+    - `num_inference_steps`: steps from noise to sound. Default 200, 10 for AudioLDM, or those that a distilled
+      checkpoint was taught. Fewer are faster and coarser.
+    - `guidance_scale`: how strongly the prompt counts against the negative prompt, at most 1000. Default 3.5, 2.5 for
+      AudioLDM, 2 for MusicLDM, 1 for a distilled checkpoint. At 1 and below there is no guidance, and each step takes
+      half the work.
     - `negative_prompt`: what is not to be heard, one text for one prompt, a list for a list. Default: empty texts.
     - `num_waveforms_per_prompt`: waveforms for each prompt, ranked by CLAP if there are several. Default 1.
     - `eta`: from 0, no fresh noise in DDIM's steps, to 1, DDPM's. Default 0. Other schedulers do not read it.
     - `generator`: a `torch.Generator` or a `runtime.diffusion.noise.TorchGenerator`, or several, in place of `seed`.
     - `latents`: the first noise, standard normals (waveforms, channels, height, width). Default: drawn from the seeds.
     - `prompt_embeds`, `generated_prompt_embeds`: in place of `prompt`, the states of the second text encoder
-      (prompts, tokens, width) and of the language model (prompts, new tokens, width).
+      (prompts, tokens, width) and of the language model (prompts, new tokens, width). AudioLDM and MusicLDM take
+      CLAP's embeddings, (prompts, width), as `prompt_embeds` alone.
     - `negative_prompt_embeds`, `negative_generated_prompt_embeds`: in place of `negative_prompt`, of the same shapes.
     - `attention_mask`, `negative_attention_mask`: (prompts, tokens), 1 for a token and 0 for padding. Default: all 1.
     - `max_new_tokens`: how many states the language model makes. Default: the checkpoint's, 8 for the published ones.

@@ -150,7 +150,7 @@ def _add_sound(add: Callable[..., argparse.Action]) -> None:
     for name, preset in PRESETS.items():
         told = f"{preset}, where other flags do not say"
         add(f"--{name}", dest="preset", action="store_const", const=name, help=told)
-    add("--steps", type=whole, metavar="N", help="denoising steps (default: 200, or what was distilled)")
+    add("--steps", type=whole, metavar="N", help="denoising steps (default: the model's, 200, or what was distilled)")
     add("--scheduler", metavar="NAME", help=f"{SCHEDULERS} (default: the checkpoint's)")
     guidance = "1 or less: no guidance, half the work (default: the bundle's, 3.5)"
     add("--guidance-scale", type=number, metavar="X", help=guidance)
