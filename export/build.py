@@ -145,7 +145,7 @@ def _manifest(
         ),
         versions=versions,
         audio=checkpoint.audio(),
-        max_new_tokens=checkpoint.max_new_tokens() if "language_model" in engines else None,
+        max_new_tokens=checkpoint.max_new_tokens() if checkpoint.family.has_language_model else None,
         token_multiple=TYPICAL_TOKENS,
         scheduler=checkpoint.scheduler(),
         feature_extractor=checkpoint.feature_extractor() if checkpoint.family.ranks else None,

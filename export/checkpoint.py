@@ -214,8 +214,7 @@ class Checkpoint:
         where = f"{self.id}: feature_extractor"
         raw = self._feature_extractor_json()
         kind = raw.get("feature_extractor_type") or "ClapFeatureExtractor"
-        heard = self.family.ranks
-        if heard and not _is_one(_library_class(kind), ClapFeatureExtractor):
+        if not _is_one(_library_class(kind), ClapFeatureExtractor):
             raise CheckpointError(f"{where} is a {kind!r}; supported: ClapFeatureExtractor")
         config = convert(raw, FeatureExtractorConfig, where)
         with self._as_ours("feature_extractor"):

@@ -54,8 +54,7 @@ def try_components(checkpoint: Checkpoint, names: Iterable[str]) -> None:
 
 
 def _problems(checkpoint: Checkpoint) -> Iterator[str]:
-    has_language = "language_model" in checkpoint.family.modules
-    if has_language:
+    if checkpoint.family.has_language_model:
         yield from _widths(checkpoint)
         yield from _attention(checkpoint)
     else:
@@ -65,7 +64,7 @@ def _problems(checkpoint: Checkpoint) -> Iterator[str]:
     if checkpoint.family.ranks:
         yield from _ranking(checkpoint)
     yield from _token_ids(checkpoint)
-    if has_language:
+    if checkpoint.family.has_language_model:
         yield from _positions(checkpoint)
     if checkpoint.speaks:
         yield from _speech_ids(checkpoint)

@@ -63,6 +63,11 @@ class Family:
         return RUNTIME[self.name].ranks
 
     @property
+    def has_language_model(self) -> bool:
+        """Whether the UNet attends to states of the texts; else it takes CLAP's embedding as its class."""
+        return "language_model" in self.modules
+
+    @property
     def engines(self) -> tuple[str, ...]:
         """The names that the runtime asks for."""
         return RUNTIME[self.name].engines

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from diffusers.models.attention_processor import AttnProcessor
 
-SAVING_S = 120
-LOOKING = 20  # a look at what is trained takes no more than this fraction of the time
+SAVING_S = 120  # between two writings of the file
+LOOKING = 20  # looks at what is trained take one part in so many of the time at most
 Losses = dict[str, torch.Tensor]  # "loss" is minimised, the others are logged
 
 

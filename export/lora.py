@@ -3,7 +3,6 @@
 Source: Hu et al. 2021, arXiv:2106.09685. A weight W becomes W + scale * alpha / rank * up @ down.
 """
 
-import hashlib
 import json
 import math
 import re
@@ -16,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from export.errors import CheckpointError
+from runtime.bundle.manifest import describe_file
 
 FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")  # of a folder, as diffusers and peft save
 PREFIX = "base_model.model."  # peft's, of a module that was saved alone
@@ -87,7 +87,7 @@ class Lora:
             alpha = float(tensors["alpha"]) if "alpha" in tensors else None
             factor = alphas.factor(part, layer, rank) if alpha is None else alpha / rank
             changes.setdefault(part, {})[layer] = Change(down, up, factor)
-        return cls(path, scale, hashlib.sha256(path.read_bytes()).hexdigest(), changes)
+        return cls(path, scale, describe_file(path.parent, path.name).sha256, changes)
 
     @torch.no_grad()
     def merge(self, part: str, module: torch.nn.Module) -> None:

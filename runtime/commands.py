@@ -95,7 +95,7 @@ def _open_pipeline(options: argparse.Namespace, console: Console) -> "AudioLDM2P
     fast = preset is not None and asked != "onnxruntime"  # which does not read bundles in INT8
     bundle = Bundle.read(find_bundle(options.engines, os.environ, options.device, fast=fast))
     if options.num_waveforms > 1 and not bundle.manifest.kind.ranks:
-        why = f"{bundle.manifest.kind.pipeline}'s models have no CLAP to find the best of several by"
+        why = f"{bundle.manifest.kind.pipeline}'s models have no audio tower of CLAP's to find the best of several by"
         raise InputError(f"num_waveforms_per_prompt has to be 1: {why}")
     if preset is not None:
         taught = bundle.manifest.defaults

@@ -39,11 +39,8 @@ class _AudioTower(torch.nn.Module):
 def text_encoder(checkpoint: Checkpoint) -> Component:
     """input_ids, attention_mask (batch, tokens) -> text_embeds (batch, width)."""
     clap = checkpoint.load("text_encoder")
-    config, longest = (
-        checkpoint.configs.text_encoder.text_config,
-        checkpoint.configs.text_encoder.text_config.max_tokens,
-    )
-    width = checkpoint.configs.text_encoder.projection_dim
+    config, width = checkpoint.configs.text_encoder.text_config, checkpoint.configs.text_encoder.projection_dim
+    longest = config.max_tokens
     if isinstance(clap, ClapModel):
         del clap.audio_model, clap.audio_projection
     batch, tokens = (1, None), (1, longest)

@@ -66,7 +66,7 @@ def unet(checkpoint: Checkpoint) -> Component:
     deep = widths[min(1, len(widths) - 1)]  # the level below is wider, where there is one
     typical = checkpoint.audio().default_latent_height
     batch, height = (1, None), (1, None)
-    texts = _states(checkpoint) if "language_model" in checkpoint.family.modules else _label(checkpoint)
+    texts = _states(checkpoint) if checkpoint.family.has_language_model else _label(checkpoint)
 
     def draw(sizes: Sizes, generator: torch.Generator) -> Tensors:
         return {
@@ -89,8 +89,8 @@ def unet(checkpoint: Checkpoint) -> Component:
         },
         draw=draw,
         sizes=tuple(
-            {"batch": batch, "height": height, **text}
-            for batch, height, text in zip((2, 1, 2, 3, 1), (21, 1, typical, 13, typical + 5), texts.sizes, strict=True)
+            {"batch": rows, "height": high, **text}
+            for rows, high, text in zip((2, 1, 2, 3, 1), (21, 1, typical, 13, typical + 5), texts.sizes, strict=True)
         ),
         grows_with=("height", 1),
         islands=NORMS | TIMESTEP,

@@ -84,7 +84,7 @@ def distill(checkpoint: Checkpoint, prompts: Sequence[str], lesson: Lesson, out:
         raise BuildError(f"{out} is there, and not by an earlier `distill`: choose another --out")
     if len(prompts) < FEWEST:
         raise BuildError(f"a student needs {FEWEST} prompts at least, thousands to learn something; got {len(prompts)}")
-    if "language_model" not in checkpoint.family.modules:
+    if not checkpoint.family.has_language_model:
         raise BuildError("a student can be AudioLDM2's alone: what is recorded are the states of its texts")
     if checkpoint.speaks:
         raise BuildError("a checkpoint for speech cannot be distilled: its texts are not prompts alone")

@@ -29,15 +29,13 @@ class Listener:
 
     def latents_scores(self, prompts: Sequence[str], latents: Floats) -> Floats:
         """CLAP's score, (rows,), of what each of the clean latents (rows, channels, height, width) becomes."""
-        scores = []
-        for first in range(0, len(prompts), ROWS):
-            some = slice(first, first + ROWS)
-            with self._device.active():
-                mel = self._codec.decode(self._device.xp.asarray(latents[some]), None)
-                audios = self._device.to_host(vocode(self._engines["vocoder"], mel, self._audio, self._device))
-            audios = audios[:, : mel.shape[1] * self._audio.hop_samples]  # a vocoder may add a few more
-            scores.append(self.scores(prompts[some], audios, self._audio.sample_rate_hz))
-        return np.concatenate(scores)
+        audios = []
+        with self._device.active():
+            for first in range(0, len(latents), ROWS):
+                mel = self._codec.decode(self._device.xp.asarray(latents[first : first + ROWS]), None)
+                made = self._device.to_host(vocode(self._engines["vocoder"], mel, self._audio, self._device))
+                audios.append(made[:, : mel.shape[1] * self._audio.hop_samples])  # a vocoder may add a few more
+        return self.scores(prompts, np.concatenate(audios), self._audio.sample_rate_hz)
 
     def scores(self, prompts: Sequence[str], audios: Floats, sample_rate_hz: int) -> Floats:
         """CLAP's score, (rows,), of each waveform of (rows, samples) with its prompt, as the pipeline ranks by it."""

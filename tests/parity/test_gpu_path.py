@@ -217,7 +217,7 @@ def test_other_shapes_are_captured_anew(compiled: Path, on_cpu: AudioLDM2Pipelin
     assert gpu[1].enqueued["unet"] == 4  # each shape: one warm-up, one capture
 
 
-@pytest.mark.parametrize("options", [{"low_memory": True}, {"vae_slicing": True}])
+@pytest.mark.parametrize("options", [{"low_memory": True}, {"free_text": True}, {"vae_slicing": True}])
 def test_options(compiled: Path, on_cpu: AudioLDM2Pipeline, gpu: Gpu, options: dict[str, bool]) -> None:
     call: dict[str, Any] = {**FAST, "seed": 5, "num_waveforms_per_prompt": 2}
     ours = AudioLDM2Pipeline.from_pretrained(compiled, **options)("rain", **call)

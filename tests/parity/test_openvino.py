@@ -60,7 +60,7 @@ def test_fp32_gives_the_same_sound(name: str, bundle: Callable[[str], Path]) -> 
     assert relative_error(actual.audios, expected.audios) <= EXACT
 
 
-@pytest.mark.parametrize("options", [{"low_memory": True}, {"vae_slicing": True}])
+@pytest.mark.parametrize("options", [{"low_memory": True}, {"free_text": True}, {"vae_slicing": True}])
 def test_ways_to_save_memory_change_nothing(options: dict[str, bool], bundle: Callable[[str], Path]) -> None:
     arguments = {**CALL, "seed": 3, "num_waveforms_per_prompt": 2}
     expected, actual = (opened(bundle("plain"), **way)(PROMPTS[0], **arguments) for way in ({}, options))
